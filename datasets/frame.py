@@ -1,0 +1,90 @@
+"""One frame as it lies on disk, and the two readers every dataset goes through.
+
+A reader never repairs: a truncated, oversized or wrongly typed file is a `DataError` that names it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 50_000_000  # a KITTI frame has 0.5 million; beyond this a file is a mistake or a bomb
+DEPTH_MODES = ("I;16", "I;16B", "I")  # how Pillow names single-channel 16-bit PNGs
+
+
+class DataError(ValueError):
+    """Data on disk, or a request for data, that cannot be used. The message names file and remedy."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera frame in its stored size.
+
+    Attributes:
+        frame_id: name of the frame in split lists, metrics and messages.
+        image: RGB picture, H x W pixels.
+        intrinsics: (3, 3) float64 camera matrix in pixels of `image`; all NaN when unknown.
+        load_depth: reads the ground truth, (H, W) float32 metres, 0 = none; None when unlabelled.
+            It is called only where depth is needed, so unlabelled streams never open a depth file.
+    """
+
+    frame_id: str
+    image: Image.Image
+    intrinsics: np.ndarray
+    load_depth: Callable[[], np.ndarray] | None = None
+
+    def depth(self) -> np.ndarray:
+        """Ground truth, (H, W) float32 metres, 0 = no measurement. Raises DataError if unlabelled."""
+        if self.load_depth is None:
+            raise DataError(f"frame {self.frame_id!r} has no ground-truth depth")
+        return self.load_depth()
+
+
+UNKNOWN_INTRINSICS = np.full((3, 3), np.nan)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a picture as RGB. Raises DataError if it is missing, damaged or over MAX_PIXELS."""
+    return _decode(path).convert("RGB")
+
+
+def read_depth_png(path: Path, *, units_per_metre: float) -> np.ndarray:
+    """Decode a 16-bit single-channel PNG into (H, W) float32 metres, 0 = no measurement.
+
+    Raises DataError if the file is missing, damaged, over MAX_PIXELS, or not 16-bit single-channel
+    (an 8-bit, palette or RGB file is a picture of depth, not depth).
+    """
+    image = _decode(path)
+    if image.mode not in DEPTH_MODES:
+        raise DataError(
+            f"{path}: depth must be a 16-bit single-channel PNG, this one has mode {image.mode!r}; "
+            "it looks like a picture of depth, not depth"
+        )
+    return np.asarray(image, dtype=np.float32) / np.float32(units_per_metre)
+
+
+def _decode(path: Path) -> Image.Image:
+    """Fully decoded picture; Pillow reads lazily, so an unloaded one hides truncation."""
+    try:
+        with warnings.catch_warnings():
+            # our own limit is the lower one, and it is an error, not a warning
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(
+                        f"{path}: {image.width} x {image.height} pixels, more than the limit of "
+                        f"{MAX_PIXELS:,}; the file is damaged or not a camera picture"
+                    )
+                image.load()
+                return image
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error})") from error

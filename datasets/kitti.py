@@ -1,0 +1,226 @@
+"""KITTI: raw drives with annotated depth, in the folder layouts people really have.
+
+Images are native: five sizes exist, by date. Ground truth is metres = value / 256, 0 = none
+(Uhrig et al., 3DV 2017). The synthetic dataset is written in this layout and read by this class.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from datasets import kitti_calibration as calibration
+from datasets import kitti_split, protocol, splits
+from datasets.frame import DataError, Frame, read_depth_png, read_image
+from datasets.kitti_tree import CAMERAS, KittiTree
+from datasets.options import check_variant, refuse_depth_scale
+from datasets.sizes import stored_size
+
+UNITS_PER_METRE = 256.0
+DEPTH_KINDS = {"annotated": "groundtruth", "velodyne_raw": "velodyne_raw"}  # variant -> folder
+NATIVE_SIZES = ((375, 1242), (370, 1226), (374, 1238), (376, 1241), (370, 1224))
+
+
+class Kitti:
+    """Frames of KITTI raw, labelled where the tree holds ground truth for the drive and camera.
+
+    Splits: a list file (see `splits.find_list`), whose lines may be ours (`<drive> <frame>
+    [image_03]`), monodepth2's (`<date>/<drive> <frame> l|r`) or BTS's (`<date>/<drive>/image_02/
+    data/<frame>.png <ground truth> [focal length]`; only the first column is used). Without a list
+    file the tree and `kitti_split` decide, left camera only:
+
+    - "train_all": frames with ground truth in the 33 Eigen training drives (23,158 on full KITTI);
+    - "val": those of `kitti_split.VAL_DRIVES`, held out of them;  "train": the other ones;
+    - "test": the 652 Eigen test frames with annotated ground truth, "test_697": all 697;
+    - "all": every frame with ground truth, in any drive.
+
+    Drives of which the tree holds no images do not count in train_all, train, val and all; a
+    missing file of any other drive is found by `splits.check_files`.
+    """
+
+    held_out_scenes = kitti_split.TEST_DRIVES
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        variant: str | None = None,
+        depth_scale: float | None = None,
+    ):
+        """Find the frames of `split` under `root`; opens no picture.
+
+        Args:
+            root: folder that holds raw/ (or kitti_raw/, or the dates themselves) and
+                data_depth_annotated/ (with or without train/ and val/; also accepted: train/ and
+                val/ in the root, or ground truth merged into the drives).
+            split: path of a list file, or a name.
+            variant: "annotated" (None: the same) or "velodyne_raw", single lidar scans.
+            depth_scale: must be None, KITTI's is known.
+
+        Raises:
+            DataError: bad argument, bad list, or no frame found.
+        """
+        check_variant("kitti", variant, DEPTH_KINDS)
+        refuse_depth_scale("kitti", depth_scale, "1/256 m")
+        self.root = Path(root)
+        self.tree = KittiTree(self.root, DEPTH_KINDS[variant or "annotated"])
+        path = splits.find_list(root, split)
+        keys = self._listed(path) if path else self._computed(split)
+        self._keys = tuple(keys)  # (drive, frame number, camera)
+        self._poses: dict[Path, np.ndarray | None] = {}
+        self.frame_ids = tuple(kitti_split.frame_name(*key) for key in self._keys)
+        splits.check_unique(self.frame_ids, path or self.root)
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    @cached_property
+    def depth_size(self) -> tuple[int, int]:
+        """(H, W) to which training ground truth is brought so that it can be batched.
+
+        The stored size of the frames if all drives of the split share one that is none of KITTI's
+        five (a synthetic tree); else (375, 1242), the size of most of KITTI. Reads the header of
+        one picture a drive. Raises DataError if one of them cannot be read.
+        """
+        first = {drive: (drive, number, camera) for drive, number, camera in reversed(self._keys)}
+        sizes = {stored_size(self.tree.image_path(*key)) for key in first.values()}
+        if len(sizes) == 1 and not sizes & set(NATIVE_SIZES):
+            return sizes.pop()
+        return NATIVE_SIZES[0]
+
+    def frame(self, index: int) -> Frame:
+        """Frame `index` in its stored size. Raises DataError on a missing or damaged file."""
+        return self._frame(*self._keys[index])
+
+    def paths(self, index: int) -> dict[str, Path]:
+        """Files of frame `index`: "image", and "depth" where its drive and camera have some."""
+        return self._paths(*self._keys[index])
+
+    @staticmethod
+    def scene_of(frame_id: str) -> str:
+        """The drive: frames of one drive are near-duplicates."""
+        return frame_id.partition(" ")[0]
+
+    def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
+        """The protocols under which KITTI is scored, cap `max_depth` metres; the default first."""
+        return (protocol.bts(max_depth),)
+
+    def stereo_frame(self, index: int) -> tuple[Frame, float]:
+        """The other camera's picture of the same instant, and the signed baseline in metres.
+
+        The baseline is the x of the partner's centre in this camera's frame: positive for a left
+        frame. Raises DataError without a calibration of the date.
+        """
+        drive, number, camera = self._keys[index]
+        path, matrices = self.tree.calibration(drive)
+        baseline = calibration.stereo_baseline(matrices, camera, path)
+        return self._frame(drive, number, calibration.partner_camera(camera)), baseline
+
+    def neighbour_frame(self, index: int, offset: int) -> Frame | None:
+        """Same camera, frame number + offset; None where the drive has no such picture."""
+        drive, number, camera = self._keys[index]
+        if number + offset not in self.tree.images(drive, camera):
+            return None
+        return self._frame(drive, number + offset, camera)
+
+    def relative_pose(self, index: int, offset: int) -> np.ndarray | None:
+        """(4, 4) float64, metres: coordinates in this camera -> in the one `offset` frames on.
+
+        Read from root/poses/<drive>/<camera>.txt, KITTI odometry form, row k = k-th picture of the
+        drive. None where there is no such file or no such frame.
+        Raises DataError if rows and pictures differ in number.
+        """
+        drive, number, camera = self._keys[index]
+        path = self.root / "poses" / drive / f"{camera}.txt"
+        if path not in self._poses:
+            self._poses[path] = calibration.read_poses(path)
+        poses = self._poses[path]
+        if poses is None:
+            return None
+        numbers = sorted(self.tree.images(drive, camera))
+        if len(poses) != len(numbers):
+            raise DataError(f"{path}: {len(poses)} poses for {len(numbers)} pictures of the drive")
+        if number not in numbers or number + offset not in numbers:
+            return None
+        here, there = poses[numbers.index(number)], poses[numbers.index(number + offset)]
+        return np.linalg.inv(there) @ here
+
+    def _paths(self, drive: str, number: int, camera: str) -> dict[str, Path]:
+        paths = {"image": self.tree.image_path(drive, number, camera)}
+        folder = self.tree.depth_folder(drive, camera)
+        return paths if folder is None else {**paths, "depth": folder / f"{number:010d}.png"}
+
+    def _frame(self, drive: str, number: int, camera: str) -> Frame:
+        paths = self._paths(drive, number, camera)
+        calibration_path, matrices = self.tree.calibration(drive)
+        load_depth = None
+        if "depth" in paths:
+            load_depth = partial(read_depth_png, paths["depth"], units_per_metre=UNITS_PER_METRE)
+        return Frame(
+            frame_id=kitti_split.frame_name(drive, number, camera),
+            image=read_image(paths["image"]),
+            intrinsics=calibration.camera_matrix(matrices, camera, calibration_path),
+            load_depth=load_depth,
+        )
+
+    def _listed(self, path: Path) -> list[tuple[str, int, str]]:
+        keys = []
+        for words in splits.read_list(path, columns=(1, 2, 3)):
+            splits.inside(self.root, words[0], source=path)
+            keys.append(_parse(words, path))
+        return keys
+
+    def _computed(self, split: str) -> list[tuple[str, int, str]]:
+        fixed = {"test": kitti_split.eigen_test_652, "test_697": kitti_split.eigen_test_697}
+        if split in fixed:
+            keys = [_parse(frame_id.split(), self.root) for frame_id in fixed[split]()]
+            if not any(drive in self.tree.drives for drive, _, _ in keys):
+                raise DataError(self._nothing_found(split, kitti_split.TEST_DRIVES))
+            return keys
+        allowed = {
+            "all": None,
+            "train_all": kitti_split.TRAIN_DRIVES,
+            "train": kitti_split.TRAIN_DRIVES - kitti_split.VAL_DRIVES,
+            "val": kitti_split.VAL_DRIVES,
+        }
+        if split not in allowed:
+            raise DataError(
+                f"no list {split}.txt in {self.root}/splits or {self.root}, and {split!r} is not "
+                f"one of kitti's own splits: {', '.join([*allowed, *fixed])}"
+            )
+        drives = sorted(set(self.tree.drives) & (allowed[split] or set(self.tree.drives)))
+        keys = [
+            (drive, number, CAMERAS[0])
+            for drive in drives
+            for number in self.tree.depth_numbers(drive, CAMERAS[0])
+        ]
+        if not keys:
+            raise DataError(self._nothing_found(split, allowed[split]))
+        return keys
+
+    def _nothing_found(self, split: str, allowed: frozenset[str] | None) -> str:
+        wanted = "" if allowed is None else f" of the {len(allowed)} drives it is made of"
+        return f"split {split!r} is empty: no frame{wanted}. {self.tree.description()}"
+
+
+def _parse(words: list[str], source: Path) -> tuple[str, int, str]:
+    """(drive, frame number, camera) of one list line in any of the three forms."""
+    if "/image_0" in words[0]:  # BTS: <date>/<drive>/image_02/data/0000000005.png ...
+        parts = words[0].split("/")
+        drive, camera, _, file_name = parts[-4:] if len(parts) > 3 else ("", "", "", "")
+        number = Path(file_name).stem
+    else:
+        drive = words[0].split("/")[-1] if words[0].count("/") == 1 else words[0]
+        number = words[1] if len(words) > 1 else ""
+        camera = words[2] if len(words) > 2 else "l"
+        camera = {"l": "image_02", "r": "image_03"}.get(camera, camera)
+    numbered = number.isascii() and number.isdigit()
+    if not numbered or camera not in CAMERAS or not drive or "/" in drive:
+        raise DataError(
+            f"{source}: line {' '.join(words)!r} is not '<drive> <frame> [image_03]', "
+            "'<date>/<drive> <frame> l' nor '<date>/<drive>/image_02/data/<frame>.png ...'"
+        )
+    return drive, int(number), camera

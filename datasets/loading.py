@@ -1,0 +1,182 @@
+"""From a dataset to batches: which frame comes when, and what happens to a frame that is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from .frame import DataError, Frame
+
+MAX_REPLACED_SHARE = 0.001  # more broken frames than this is a broken dataset, not bad luck
+
+
+class SampleOrder:
+    """An endless order of samples: pass after pass over the frames, each pass shuffled anew.
+
+    The k-th sample of the run is the same frame whatever the batch size, the number of loader
+    processes, or where the run was resumed; lists shorter than a batch simply wrap around.
+
+    Yields lists of (sample number, frame index), one list a batch. Process `rank` of `world_size`
+    takes its own consecutive share of each step's samples.
+
+    Args:
+        indices: frames to draw from.
+        batch_size: samples per step and process.
+        first_step: step to start at.
+        generator_for: pass number -> generator that shuffles this pass.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        *,
+        batch_size: int,
+        first_step: int,
+        generator_for: Callable[[int], torch.Generator],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if not indices:
+            raise DataError("no frames to draw from: the list is empty")
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.first_step = first_step
+        self.generator_for = generator_for
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.first_step
+        shuffled = (-1, [])  # (pass number, its order)
+        while True:
+            start = (step * self.world_size + self.rank) * self.batch_size
+            batch = []
+            for number in range(start, start + self.batch_size):
+                which_pass, place = divmod(number, len(self.indices))
+                if shuffled[0] != which_pass:
+                    generator = self.generator_for(which_pass)
+                    order = torch.randperm(len(self.indices), generator=generator).tolist()
+                    shuffled = (which_pass, order)
+                batch.append((number, self.indices[shuffled[1][place]]))
+            yield batch
+            step += 1
+
+
+class TrainingSamples(Dataset):
+    """(sample number, frame index) -> batch entry, through a view that draws from its own generator.
+
+    Args:
+        frames: a dataset with `frame(index)` and `frame_ids`.
+        view: (frame, generator=...) -> entry.
+        generator_for: sample number -> generator of its augmentation.
+        replacements: indices to draw a substitute from where a frame is broken; None = a broken
+            frame is an error.
+    """
+
+    def __init__(
+        self,
+        frames: Any,
+        *,
+        view: Callable[..., dict],
+        generator_for: Callable[[int], torch.Generator],
+        replacements: Sequence[int] | None = None,
+    ):
+        self.frames = frames
+        self.view = view
+        self.generator_for = generator_for
+        self.replacements = replacements
+        self.broken: set[int] = set()
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        number, index = item
+        generator = self.generator_for(number)
+        try:
+            return {**self.view(self.frames.frame(index), generator=generator), "replaced": 0}
+        except DataError as error:
+            if self.replacements is None:
+                raise
+            self._count_broken(index, error)
+        return {**self._substitute(generator), "replaced": 1}
+
+    def _count_broken(self, index: int, error: DataError) -> None:
+        if index not in self.broken:
+            print(f"broken frame replaced: {error}", flush=True)
+        self.broken.add(index)
+        allowed = max(1, MAX_REPLACED_SHARE * len(self.replacements))
+        if len(self.broken) > allowed:
+            raise DataError(
+                f"{len(self.broken)} of {len(self.replacements)} frames are broken, more than "
+                f"{100 * MAX_REPLACED_SHARE:g} %; check the dataset. The last one: {error}"
+            )
+
+    def _substitute(self, generator: torch.Generator) -> dict:
+        order = torch.randperm(len(self.replacements), generator=generator).tolist()
+        for place in order:
+            candidate = self.replacements[place]
+            if candidate in self.broken:
+                continue
+            try:
+                return self.view(self.frames.frame(candidate), generator=generator)
+            except DataError as error:
+                self._count_broken(candidate, error)
+        raise DataError("every frame of the list is broken")
+
+
+class EvaluationFrames(Dataset):
+    """Index into `indices` -> evaluation entry. Each frame once, in list order."""
+
+    def __init__(self, frames: Any, indices: Sequence[int], *, view: Callable[[Frame], dict]):
+        self.frames = frames
+        self.indices = list(indices)
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> dict:
+        return self.view(self.frames.frame(self.indices[place]))
+
+
+def training_batches(
+    samples: TrainingSamples, order: SampleOrder, *, num_workers: int, pin_memory: bool
+) -> Iterator[dict]:
+    """Endless iterator of collated batches."""
+    return iter(
+        DataLoader(
+            samples,
+            batch_sampler=order,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=4 if num_workers else None,
+            worker_init_fn=_one_thread,
+        )
+    )
+
+
+def evaluation_batches(
+    frames: EvaluationFrames, *, batch_size: int, num_workers: int
+) -> DataLoader:
+    """All frames once, in order. Images are stacked; ground truths keep their own sizes in a list."""
+    return DataLoader(
+        frames,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate_evaluation,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _collate_evaluation(entries: list[dict]) -> dict:
+    return {
+        "image": default_collate([entry["image"] for entry in entries]),
+        "depth": [entry["depth"] for entry in entries],
+        "frame_id": [entry["frame_id"] for entry in entries],
+    }
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)  # the loader's processes share the cores with the step

@@ -1,0 +1,204 @@
+"""Split lists: reading them, walking from their lines to files, and the checks before training.
+
+Ours. Lists are text, one frame a line; paths in them are relative and stay inside the data root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datasets.frame import DataError
+
+NUM_NAMED = 5  # how many culprits a message names before it only counts
+
+
+def find_list(root: str | Path, split: str) -> Path | None:
+    """List file of `split`: a path ending in .txt or .csv, or a name under `root`.
+
+    A name is looked up as root/splits/<split>.txt, then root/<split>.txt; None if neither exists.
+    Raises DataError if `split` is a path and no such file exists.
+    """
+    if split.endswith((".txt", ".csv")):
+        path = Path(split)
+        if not path.is_file():
+            raise DataError(f"split list {path}: no such file (looked in {Path.cwd()})")
+        return path
+    # a name is joined to the root, so it may not walk out of it
+    for folder in ("splits", "."):
+        path = inside(root, f"{folder}/{split}.txt")
+        if path.is_file():
+            return path
+    return None
+
+
+def read_list(
+    path: str | Path, columns: Collection[int] | None = None, *, separator: str | None = None
+) -> list[list[str]]:
+    """Columns of every line of a list file, in file order.
+
+    Blank lines, lines that start with `#`, a byte-order mark and CRLF line ends are tolerated.
+    `columns` are the allowed column counts (None: any); `separator` None splits at white space.
+    Raises DataError, naming file and line, on NUL, backslash, a wrong column count, a repeated
+    line, or a file that is empty or not UTF-8.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"split list {path}: no such file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"split list {path}: cannot be read as UTF-8 text ({error})") from error
+    rows: list[list[str]] = []
+    first_seen: dict[tuple[str, ...], int] = {}
+    # not splitlines(): it would also break at form feeds and Unicode separators inside a name
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = _split_line(line, separator, where=f"{path}, line {number}")
+        if not words:
+            continue
+        if columns is not None and len(words) not in columns:
+            allowed = " or ".join(str(count) for count in sorted(columns))
+            raise DataError(
+                f"{path}, line {number}: {len(words)} columns where {allowed} are expected: "
+                f"{line.strip()!r}"
+            )
+        if (earlier := first_seen.setdefault(tuple(words), number)) != number:
+            raise DataError(
+                f"{path}, line {number}: repeats line {earlier} ({line.strip()!r}); remove one"
+            )
+        rows.append(words)
+    if not rows:
+        raise DataError(f"split list {path} names no frames; remove it or fill it")
+    return rows
+
+
+def _split_line(line: str, separator: str | None, *, where: str) -> list[str]:
+    """Words of one line; none for a blank or comment line. Raises DataError on NUL or backslash."""
+    line = line.strip(" \t\r")
+    if not line or line.startswith("#"):
+        return []
+    if "\0" in line or "\\" in line:
+        bad = "NUL byte" if "\0" in line else "backslash"
+        raise DataError(f"{where}: {bad} in {line!r}; paths in lists use forward slashes")
+    words = line.split(separator)
+    return [word.strip() for word in words] if separator else words
+
+
+def inside(root: str | Path, relative: str, *, source: Path | None = None) -> Path:
+    """`root / relative`, refused unless it stays under `root`; `source` is the list that names it.
+
+    The check is lexical, so a root, a folder or a file that is a symbolic link is followed.
+    Raises DataError on an empty or absolute path, a drive letter, `..`, NUL or backslash.
+    """
+    parts = PurePosixPath(relative).parts
+    absolute = relative.startswith("/") or relative[1:2] == ":"
+    if not parts or absolute or ".." in parts or "\0" in relative or "\\" in relative:
+        where = f"{source}: " if source else ""
+        raise DataError(
+            f"{where}path {relative!r} is refused: paths in lists are relative to the data root "
+            f"{root}, use forward slashes and never leave it"
+        )
+    return Path(root, *parts)
+
+
+def list_sha256(frame_ids: Iterable[str]) -> str:
+    """SHA-256 (hex) of the sorted frame ids joined by newlines, so list order does not matter."""
+    return hashlib.sha256("\n".join(sorted(frame_ids)).encode()).hexdigest()
+
+
+def label_budget(frame_ids: Sequence[str], num_frames: int | None, seed: int) -> list[int]:
+    """Indices into `frame_ids` of the first `num_frames` of its seeded shuffle; None keeps all.
+
+    The shuffle is of the sorted ids, so it does not depend on list order, and budgets of one seed
+    are nested: 10 in 100 in 1,000. Indices come in shuffle order (None: in list order).
+    Raises DataError if fewer than one or more than all frames are asked for.
+    """
+    if num_frames is None:
+        return list(range(len(frame_ids)))
+    if not 1 <= num_frames <= len(frame_ids):
+        raise DataError(
+            f"label budget of {num_frames} frames, but the split has {len(frame_ids)}; "
+            f"choose 1 to {len(frame_ids)}, or null for all"
+        )
+    by_name = sorted(range(len(frame_ids)), key=frame_ids.__getitem__)
+    # raw draws + stable sort: NumPy promises the bit stream of PCG64, not that of `permutation`
+    draws = np.random.PCG64(seed).random_raw(len(by_name))
+    order = np.argsort(draws, kind="stable")
+    return [by_name[int(position)] for position in order[:num_frames]]
+
+
+def check_unique(frame_ids: Sequence[str], source: Path) -> None:
+    """Raise DataError, naming `source`, if a frame id occurs twice (say, in two spellings)."""
+    counts = Counter(frame_ids)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise DataError(f"{source}: {len(twice)} frames are listed twice: {_name_some(twice)}")
+
+
+def check_files(dataset, roles: Sequence[str] | None = None) -> None:
+    """Raise DataError, with the count and the first names, unless every file of `dataset` exists.
+
+    `dataset` has `__len__`, `frame_ids`, `root` and `paths(index)`. `roles` are the files that each
+    frame must have: ("image", "depth") where labels are needed, ("image",) where depth is never
+    read; None checks what each frame claims to have. Files are not opened.
+    """
+    missing = []
+    for index, frame_id in enumerate(dataset.frame_ids):
+        paths = dataset.paths(index)
+        for role in paths if roles is None else roles:
+            if role not in paths:
+                missing.append(f"{role} of {frame_id!r} (the data has none for it)")
+            elif not paths[role].is_file():
+                missing.append(f"{role} {paths[role]}")
+    if missing:
+        raise DataError(
+            f"{len(missing)} files of this split ({len(dataset)} frames) are missing under "
+            f"{dataset.root}: {_name_some(missing)}. Restore them or remove their frames from the "
+            "list; `python -m datasets.prepare` tells where each file comes from"
+        )
+
+
+def check_overlap(
+    train_ids: Iterable[str],
+    other_ids: Iterable[str],
+    scene_of: Callable[[str], str],
+    may_share: str,
+) -> None:
+    """Raise DataError if two splits share more than allowed, with the count and the first names.
+
+    `may_share` is "nothing" (no frame and no scene), "scenes" (scenes, but no frame: for a split
+    by frame) or "frames" (anything: for an unlabelled pool that holds the labelled frames).
+    """
+    if may_share not in ("nothing", "scenes", "frames"):
+        raise DataError(f"may_share is {may_share!r}; choose 'nothing', 'scenes' or 'frames'")
+    train, other = set(train_ids), set(other_ids)
+    if may_share == "frames":
+        return
+    if shared := sorted(train & other):
+        raise DataError(
+            f"the two splits share {len(shared)} frames: {_name_some(shared)}; "
+            "results on them would be results on training data"
+        )
+    scenes = sorted({scene_of(name) for name in train} & {scene_of(name) for name in other})
+    if scenes and may_share == "nothing":
+        raise DataError(
+            f"the two splits share {len(scenes)} scenes (drives): {_name_some(scenes)}; "
+            "neighbouring frames are near-duplicates, so split by scene"
+        )
+
+
+def check_trainable(frame_ids: Iterable[str], dataset) -> None:
+    """Raise DataError if frames that are to train come from scenes that `dataset` keeps for tests."""
+    held_out = dataset.held_out_scenes
+    if scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out):
+        raise DataError(
+            f"the training list has frames of {len(scenes)} test scenes: {_name_some(scenes)}; "
+            "results on that test set would be worthless. Remove them from the list"
+        )
+
+
+def _name_some(names: Sequence[str]) -> str:
+    rest = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,291 @@
+"""Evaluation: the same function that validates during training, so the numbers are the same too.
+
+    python evaluate.py --ckpt runs/base_train                # its validation frames
+    python evaluate.py --ckpt runs/base_train --split test --floors
+    python evaluate.py --ckpt FILE.pt validation.dataset=kitti validation.root=/data/kitti --split test
+
+Writes <run>/evaluation/<split>/{metrics.json, per_image.csv, panels/*.png} and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from datasets import DATASETS, DataError
+from datasets.loading import EvaluationFrames, evaluation_batches
+from datasets.protocol import EvalProtocol
+from datasets.splits import check_files, label_budget, list_sha256
+from datasets.views import evaluation_view, nearest_resize
+from networks import DepthNetwork, DepthOutput, NetworkError, checkpoint_file, load_network
+from utils.checkpoint import CheckpointError, file_sha256, load_checkpoint
+from utils.command_line import add_config_arguments, run_script
+from utils.config import ConfigError, saved_config
+from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
+from utils.metrics import METRIC_NAMES, DepthMetrics
+from utils.processes import DeviceError, Process, start_process, stop_process
+from utils.visualize import contact_sheet, panel
+
+USER_ERRORS = (ConfigError, DataError, NetworkError, CheckpointError, DeviceError)
+NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
+
+Scores = dict[str, DepthMetrics]
+
+
+@torch.inference_mode()
+def evaluate(
+    network: DepthNetwork,
+    dataset: Any,
+    indices: Sequence[int],
+    *,
+    protocols: Sequence[EvalProtocol],
+    process: Process,
+    batch_size: int,
+    num_workers: int,
+    on_image: Callable[[int, dict, DepthOutput], None] | None = None,
+) -> tuple[Scores, Scores]:
+    """Score every frame of `indices` exactly once, in one pass, under every protocol.
+
+    The network runs in float32 whatever it was trained in. Predictions are brought to the stored
+    size of the ground truth, bilinear with half-pixel corners; ground truth is never touched.
+
+    Args:
+        network: put in eval mode here and given back in the mode it came in.
+        on_image: called for each frame of this process with its place in `indices`, its entry of
+            `evaluation_view`, and the network's output for it at the size of the ground truth.
+
+    Returns:
+        Metric and median-scaled scores by protocol name, of all processes together.
+
+    Raises:
+        ValueError: a frame was scored twice, not at all, or predicted as NaN.
+    """
+    metric = {p.name: DepthMetrics(min_depth=p.min_depth, max_depth=p.max_depth) for p in protocols}
+    scaled = {
+        p.name: DepthMetrics(min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=True)
+        for p in protocols
+    }
+    places = range(process.rank, len(indices), process.world_size)  # no padding, nothing dropped
+    view = partial(evaluation_view, image_size=network.image_size)
+    frames = EvaluationFrames(dataset, [indices[place] for place in places], view=view)
+    was_training = network.training
+    network.eval()
+    seen = iter(places)
+    for batch in evaluation_batches(frames, batch_size=batch_size, num_workers=num_workers):
+        output = network(batch["image"].to(process.device))
+        for row, (name, depth) in enumerate(zip(batch["frame_id"], batch["depth"], strict=True)):
+            size = tuple(depth.shape[-2:])
+            one = output.of_image(row).resized(size)
+            prediction = one.depth[0].cpu()
+            for p in protocols:
+                mask = p.valid_mask(depth)
+                for scores in (metric, scaled):
+                    scores[p.name].update(
+                        name=name, prediction=prediction, depth=depth, valid_mask=mask
+                    )
+            if on_image is not None:
+                entry = {"image": batch["image"][row], "depth": depth, "frame_id": name}
+                on_image(next(seen), entry, one)
+    network.train(was_training)
+    names = frame_ids_at(dataset, indices)
+    for scores in (metric, scaled):
+        for name, collected in scores.items():
+            scores[name] = collected.reduce_over_ranks()
+            scores[name].check_complete(names)
+    return metric, scaled
+
+
+def open_frames(stream: Any, *, seed: int, shuffled: bool) -> tuple[Any, list[int]]:
+    """The dataset of a config section, checked to be all there, and the indices that are used.
+
+    Writes the list's sha256 into the section, or insists on the one that stands there.
+
+    Args:
+        stream: section with dataset, root, split, variant, depth_scale, num_frames.
+        seed: of the label budget.
+        shuffled: True takes the first num_frames of the seeded shuffle (a label budget), False
+            those of the list.
+    """
+    dataset = DATASETS[stream.dataset](
+        stream.root, stream.split, variant=stream.variant, depth_scale=stream.depth_scale
+    )
+    check_files(dataset, ("image", "depth"))
+    indices = list(range(len(dataset)))[: stream.num_frames]
+    if shuffled:
+        indices = label_budget(dataset.frame_ids, stream.num_frames, seed)
+    used = list_sha256(frame_ids_at(dataset, indices))
+    if stream.list_sha256 not in (None, used):
+        raise DataError(
+            f"{stream.dataset} {stream.split} under {stream.root} has other frames than asked for: "
+            f"list_sha256 is {used}, not {stream.list_sha256}"
+        )
+    stream.list_sha256 = used
+    return dataset, indices
+
+
+def trivial_floors(
+    labeled: tuple[Any, Sequence[int]], evaluated: tuple[Any, Sequence[int]], protocol: EvalProtocol
+) -> dict[str, dict[str, float]]:
+    """Scores of predictions that never look at the image; see `utils.floors`."""
+    dataset, indices = labeled
+    chosen = evenly(indices, NUM_FLOOR_FRAMES)
+
+    def depths() -> Any:
+        return (nearest_resize(dataset.frame(i).depth(), dataset.depth_size) for i in chosen)
+
+    bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+    tested, test_indices = evaluated
+    depth_maps = ((tested.frame_ids[i], tested.frame(i).depth()) for i in test_indices)
+    return score_floors(
+        ((name, depth, protocol.valid_mask(depth)) for name, depth in depth_maps),
+        constant=constant_floor(depths(), **bounds),
+        per_pixel_mean=per_pixel_mean_floor(depths(), **bounds),
+        **bounds,
+    )
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Nine metrics a row, as plain text."""
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"{name:>10}" for name in METRIC_NAMES) + "    images"]
+    for name, row in rows.items():
+        numbers = "".join(f"{row[metric]:10.4f}" for metric in METRIC_NAMES)
+        lines.append(f"{name:<{width}}{numbers}{row['num_images']:10d}")
+    return "\n".join(lines)
+
+
+def evenly(items: Sequence[int], wanted: int) -> list[int]:
+    """At most `wanted` of `items`, evenly spaced."""
+    wanted = min(len(items), wanted)
+    return [items[place * len(items) // wanted] for place in range(wanted)]
+
+
+def frame_ids_at(dataset: Any, indices: Sequence[int]) -> list[str]:
+    """Names of the frames at `indices`."""
+    return [dataset.frame_ids[index] for index in indices]
+
+
+@torch.inference_mode()
+def write_samples(
+    path: Path, network: DepthNetwork, dataset: Any, indices: Sequence[int], *, device: torch.device
+) -> None:
+    """One PNG with a panel per frame: image, ground truth, prediction, error, uncertainty."""
+    if not indices:
+        return
+    was_training = network.training
+    network.eval()
+    panels = []
+    for index in indices:
+        entry = evaluation_view(dataset.frame(index), image_size=network.image_size)
+        output = network(entry["image"][None].to(device)).resized(entry["depth"].shape[-2:])
+        panels.append(_panel(entry, output))
+    network.train(was_training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(panels).save(path)
+
+
+def _panel(entry: dict, output: DepthOutput) -> Image.Image:
+    """`entry` of `evaluation_view` beside the network's output for it, already at its size."""
+    uncertainty = output.log_uncertainty
+    return panel(
+        image=entry["image"].numpy(),
+        depth=entry["depth"].numpy(),
+        prediction=output.depth[0].cpu().numpy(),
+        log_uncertainty=None if uncertainty is None else uncertainty[0].cpu().numpy(),
+        title=entry["frame_id"],
+    )
+
+
+def _write_per_image(path: Path, scores: DepthMetrics) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame_id", *METRIC_NAMES, "num_valid"])
+        for name, row in scores.rows.items():
+            writer.writerow([name, *(row[key] for key in (*METRIC_NAMES, "num_valid"))])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt", required=True, help="run folder or checkpoint file")
+    parser.add_argument(
+        "--split", help="split or list of the validation dataset (default: its own)"
+    )
+    parser.add_argument("--out", type=Path, help="folder for results (default: in the run folder)")
+    parser.add_argument(
+        "--floors", action="store_true", help="also score predictions without a network"
+    )
+    add_config_arguments(parser, default_file=None)
+    args = parser.parse_args(arguments)
+    file = checkpoint_file(args.ckpt)
+    state = load_checkpoint(file)
+    cfg = saved_config(state["config"], args.overrides, place=str(file))
+    if args.split and args.split != cfg.validation.split:
+        cfg.validation.split, cfg.validation.list_sha256 = args.split, None
+    process = start_process(cfg.run.device)
+    network = load_network(file, device=process.device)
+    dataset, indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
+    protocols = dataset.protocols(network.max_depth)
+    split_name = Path(cfg.validation.split).stem
+    run_folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    out = args.out or run_folder / "evaluation" / split_name
+    (out / "panels").mkdir(parents=True, exist_ok=True)
+    shown = set(evenly(range(len(indices)), cfg.evaluation.num_panels))
+
+    def on_image(place: int, entry: dict, output: DepthOutput) -> None:
+        if place in shown:
+            _panel(entry, output).save(out / "panels" / f"{place:05d}.png")
+
+    metric, scaled = evaluate(
+        network,
+        dataset,
+        indices,
+        protocols=protocols,
+        process=process,
+        batch_size=cfg.evaluation.batch_size,
+        num_workers=cfg.train.num_workers,
+        on_image=on_image,
+    )
+    if process.is_main:
+        result = {
+            "checkpoint": str(file),
+            "sha256": file_sha256(file),
+            "step": state["step"],
+            "dataset": cfg.validation.dataset,
+            "split": cfg.validation.split,
+            "list_sha256": cfg.validation.list_sha256,
+            "num_images": len(indices),
+            "image_size": list(network.image_size),
+            "resize": "bilinear, half-pixel corners, prediction to the stored size of the ground truth",
+            "protocols": {name: scores.mean() for name, scores in metric.items()},
+            "median_scaled": {name: scores.mean() for name, scores in scaled.items()},
+            "uncertainty": None,
+        }
+        rows = dict(result["protocols"])
+        rows |= {f"{name}, median-scaled": row for name, row in result["median_scaled"].items()}
+        if args.floors:
+            labeled = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
+            floors = trivial_floors(labeled, (dataset, indices), protocols[0])
+            result["floors"] = floors
+            rows |= {f"floor: {name}": row for name, row in floors.items()}
+        (out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
+        _write_per_image(out / "per_image.csv", metric[protocols[0].name])
+        print(f"{file} (step {state['step']}) on {cfg.validation.dataset} {cfg.validation.split}")
+        print(table(rows))
+        print(f"written to {out}")
+    stop_process()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, USER_ERRORS))

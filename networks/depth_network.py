@@ -1,0 +1,97 @@
+"""ViT encoder + DPT decoder + depth head + uncertainty decoder, as one module."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dpt import Fusion, Head, Reassemble
+from .encoder import ViTEncoder
+
+
+class DepthOutput(NamedTuple):
+    """What the network says of a batch. Read by name, never by position.
+
+    Attributes:
+        depth: (B, 1, H, W) float32 metres in (0, max_depth).
+        log_uncertainty: (B, 1, H, W) float32 > 0, larger = less sure; confidence is
+            exp(-log_uncertainty), in (0, 1). None without an uncertainty decoder.
+        features: the four encoder maps, each (B, N, D), in the precision of the pass.
+    """
+
+    depth: Tensor
+    log_uncertainty: Tensor | None
+    features: tuple[Tensor, ...]
+
+    def of_image(self, row: int) -> DepthOutput:
+        """The output of one image of the batch, still with a leading dimension of 1; no features."""
+        uncertainty = self.log_uncertainty
+        return DepthOutput(
+            depth=self.depth[row : row + 1],
+            log_uncertainty=None if uncertainty is None else uncertainty[row : row + 1],
+            features=(),
+        )
+
+    def resized(self, size: tuple[int, int]) -> DepthOutput:
+        """Depth and uncertainty brought to `size` (height, width), bilinear, half-pixel corners."""
+        if tuple(self.depth.shape[-2:]) == tuple(size):
+            return self
+        depth, uncertainty = (
+            None
+            if x is None
+            else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+            for x in (self.depth, self.log_uncertainty)
+        )
+        return DepthOutput(depth, uncertainty, self.features)
+
+
+class DepthNetwork(nn.Module):
+    """image (B, 3, H, W) in [0, 1] -> DepthOutput. See `build_network` for the arguments."""
+
+    def __init__(
+        self,
+        *,
+        encoder: str,
+        image_size: tuple[int, int],
+        max_depth: float,
+        decoder_channels: int = 256,
+        taps: tuple[int, ...] | None = None,
+        uncertainty: bool = True,
+        uncertainty_shapes_encoder: bool = False,
+    ):
+        super().__init__()
+        self.max_depth = max_depth
+        self.uncertainty_shapes_encoder = uncertainty_shapes_encoder
+        self.encoder = ViTEncoder(encoder, image_size, taps)
+        self.reassemble = Reassemble(self.encoder.embed_dim, decoder_channels)
+        self.depth_fusion = Fusion(decoder_channels)
+        self.depth_head = Head(decoder_channels)
+        self.uncertainty_fusion = Fusion(decoder_channels) if uncertainty else None
+        self.uncertainty_head = Head(decoder_channels) if uncertainty else None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the network was laid out for."""
+        return self.encoder.image_size
+
+    def forward(self, image: Tensor) -> DepthOutput:
+        size = tuple(image.shape[-2:])
+        features = self.encoder(image)
+        maps = self.reassemble(features, self.encoder.grid(size))
+        logits = self.depth_head(self.depth_fusion(maps), size)
+        # float32 from here on: a metre in bf16 is up to 0.5 m coarse at 80 m
+        depth = self.max_depth * torch.sigmoid(logits.float())
+        return DepthOutput(depth, self._log_uncertainty(maps, size), tuple(features))
+
+    def _log_uncertainty(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor | None:
+        if self.uncertainty_head is None:
+            return None
+        if not self.uncertainty_shapes_encoder:
+            maps = [fmap.detach() for fmap in maps]
+        logits = self.uncertainty_head(self.uncertainty_fusion(maps), size)
+        # softplus keeps the paper's u >= 0 (confidence at most 1) and, unlike its ReLU, always has
+        # a gradient: the ReLU is dead from the first step in half of all random starts
+        return F.softplus(logits.float())

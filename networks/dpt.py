@@ -1,0 +1,108 @@
+"""The DPT decoder: token maps become a pyramid, the pyramid is fused from coarse to fine.
+
+Architecture of Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021), as
+MaskingDepth uses it: readout ignored, no batch norm (method facts 1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Reassemble(nn.Module):
+    """Four token maps (B, N, D) on one grid -> four maps (B, C, ., .) at 4, 2, 1 and 1/2 times it."""
+
+    def __init__(self, embed_dim: int, channels: int):
+        super().__init__()
+        widths = [max(8, round(embed_dim * share)) for share in (1 / 8, 1 / 4, 1 / 2, 1)]
+        self.project = nn.ModuleList(nn.Conv2d(embed_dim, width, 1) for width in widths)
+        self.resample = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(widths[0], widths[0], 4, stride=4),
+                nn.ConvTranspose2d(widths[1], widths[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(widths[3], widths[3], 3, stride=2, padding=1),
+            ]
+        )
+        self.to_channels = nn.ModuleList(
+            nn.Conv2d(width, channels, 3, padding=1, bias=False) for width in widths
+        )
+
+    def forward(self, features: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+        maps = []
+        for tokens, project, resample, to_channels in zip(
+            features, self.project, self.resample, self.to_channels, strict=True
+        ):
+            # (B, N, D) -> (B, D, h, w); this view is already in channels_last order
+            image_like = tokens.transpose(1, 2).unflatten(2, grid)
+            maps.append(to_channels(resample(project(image_like))))
+        return maps
+
+
+class ResidualConvUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), shapes kept."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class FusionBlock(nn.Module):
+    """Add the skip (if there is one), refine, bring to `size`.
+
+    The 1x1 convolution stands before the upsampling where the original has it after: bilinear
+    weights sum to one, so the two commute exactly, and here it costs a quarter.
+    """
+
+    def __init__(self, channels: int, *, has_skip: bool):
+        super().__init__()
+        self.refine_skip = ResidualConvUnit(channels) if has_skip else None
+        self.refine = ResidualConvUnit(channels)
+        self.out_conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
+        if skip is not None:
+            x = x + self.refine_skip(skip)
+        return upsample(self.out_conv(self.refine(x)), size)
+
+
+class Fusion(nn.Module):
+    """Four maps, fine to coarse -> one map (B, C, 8h, 8w), where h, w is the token grid."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(FusionBlock(channels, has_skip=i < 3) for i in range(4))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        # the coarsest block (index 3) starts; each result takes the size of the next finer map
+        fused = self.blocks[3](maps[3], None, maps[2].shape[-2:])
+        for index in (2, 1):
+            fused = self.blocks[index](fused, maps[index], maps[index - 1].shape[-2:])
+        height, width = maps[0].shape[-2:]
+        return self.blocks[0](fused, maps[0], (2 * height, 2 * width))
+
+
+class Head(nn.Module):
+    """Fused map (B, C, ., .) -> one value a pixel (B, 1, *size), before any activation."""
+
+    def __init__(self, channels: int, hidden: int = 32):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels // 2, hidden, 3, padding=1)
+        self.conv3 = nn.Conv2d(hidden, 1, 1)
+
+    def forward(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
+        x = upsample(self.conv1(fused), size)
+        return self.conv3(F.relu(self.conv2(x)))
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with aligned corners, as DPT does between its stages."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)

@@ -1,0 +1,168 @@
+"""Lists are read as written, or refused by file and line; budgets nest; leaks are found."""
+
+import hashlib
+
+import pytest
+from trees import rgbd_tree, write_list
+
+from datasets import splits
+from datasets.frame import DataError
+from datasets.rgbd import RgbdList
+
+IDS = [f"drive_{drive:04d}_sync {frame:010d}" for drive in range(4) for frame in range(30)]
+
+
+def drive_of(frame_id):
+    return frame_id.split(" ")[0]
+
+
+def test_a_split_name_is_found_in_splits_then_in_the_root_and_a_path_is_taken_as_it_is(tmp_path):
+    in_root = write_list(tmp_path / "train.txt", ["a"])
+    assert splits.find_list(tmp_path, "train") == in_root
+    in_splits = write_list(tmp_path / "splits/train.txt", ["a"])
+    assert splits.find_list(tmp_path, "train") == in_splits
+    assert splits.find_list("/elsewhere", str(in_root)) == in_root
+    assert splits.find_list(tmp_path, "val") is None
+
+
+def test_a_list_path_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"missing\.txt: no such file"):
+        splits.find_list(tmp_path, str(tmp_path / "missing.txt"))
+
+
+def test_a_split_name_cannot_walk_out_of_the_root(tmp_path):
+    write_list(tmp_path / "secret.txt", ["a"])
+    root = tmp_path / "data"
+    root.mkdir()
+    with pytest.raises(DataError, match="never leave it"):
+        splits.find_list(root, "../../secret")
+
+
+def test_bom_crlf_blank_and_comment_lines_are_tolerated(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa/1.jpg a/1.png\r\n\r\n# a comment\r\n  b/2.jpg\tb/2.png  \n")
+    assert splits.read_list(path, (2,)) == [["a/1.jpg", "a/1.png"], ["b/2.jpg", "b/2.png"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a b\nc d\na b\n", "line 3: repeats line 1"),
+        (b"a b\n\nc\n", "line 3: 1 columns where 2 or 3"),
+        (b"a b\nc\0 d\n", "line 2: NUL byte"),
+        (b"a\\b c\n", "line 1: backslash"),
+        (b"\n# nothing\n", "names no frames"),
+        (b"", "names no frames"),
+        (b"\xff\xfe\xd8\x00", "cannot be read as UTF-8"),
+    ],
+)
+def test_a_bad_list_is_refused_with_file_and_line(tmp_path, text, message):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text)
+    with pytest.raises(DataError, match=message) as error:
+        splits.read_list(path, (2, 3))
+    assert "list.txt" in str(error.value)
+
+
+def test_a_comma_separated_list_keeps_spaces_in_names(tmp_path):
+    path = write_list(tmp_path / "list.csv", ["a b/1.jpg, a b/1.png"])
+    assert splits.read_list(path, (2,), separator=",") == [["a b/1.jpg", "a b/1.png"]]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../x.png", "a/../../x.png", "a/..", "", ".", "C:/x.png", "a\\b.png", "a\0b"],
+)
+def test_a_path_that_leaves_the_root_is_refused(tmp_path, path):
+    with pytest.raises(DataError, match="relative to the data root"):
+        splits.inside(tmp_path, path)
+
+
+def test_a_path_inside_the_root_is_joined_to_it_also_through_a_link(tmp_path):
+    (tmp_path / "disk/scene").mkdir(parents=True)
+    root = tmp_path / "root"
+    root.symlink_to(tmp_path / "disk")
+    assert splits.inside(root, "scene/./x..png") == root / "scene" / "x..png"
+
+
+def test_the_hash_of_a_list_is_that_of_its_sorted_ids():
+    expected = hashlib.sha256(b"a 1\nb 0\nb 2").hexdigest()
+    assert splits.list_sha256(["b 2", "a 1", "b 0"]) == expected
+
+
+def test_budgets_of_one_seed_are_nested_and_have_the_size_asked_for():
+    chosen = [splits.label_budget(IDS, num_frames, seed=7) for num_frames in (1, 10, 60, 120)]
+    for small, large in zip(chosen, chosen[1:], strict=False):
+        assert large[: len(small)] == small
+    assert [len(set(indices)) for indices in chosen] == [1, 10, 60, 120]
+
+
+def test_a_budget_names_the_same_frames_whatever_the_order_of_the_list():
+    backwards = IDS[::-1]
+    names = [IDS[index] for index in splits.label_budget(IDS, 10, seed=3)]
+    assert [backwards[index] for index in splits.label_budget(backwards, 10, seed=3)] == names
+
+
+def test_another_seed_gives_another_budget_and_the_draw_never_changes():
+    assert splits.label_budget(IDS, 10, seed=0) != splits.label_budget(IDS, 10, seed=1)
+    # a change here changes every published few-label run
+    assert splits.label_budget(IDS, 5, seed=0) == [11, 92, 113, 3, 20]
+
+
+def test_a_budget_spreads_over_all_scenes():
+    drives = [drive_of(IDS[index]) for index in splits.label_budget(IDS, 60, seed=0)]
+    assert min(drives.count(drive) for drive in set(drives)) >= 8
+    assert len(set(drives)) == 4
+
+
+def test_no_budget_keeps_the_list_and_its_order():
+    assert splits.label_budget(IDS, None, seed=0) == list(range(120))
+
+
+@pytest.mark.parametrize("num_frames", [0, -1, 121])
+def test_a_budget_that_the_split_cannot_fill_is_refused(num_frames):
+    with pytest.raises(DataError, match="the split has 120"):
+        splits.label_budget(IDS, num_frames, seed=0)
+
+
+def test_missing_files_are_counted_and_the_first_five_named(tmp_path):
+    rgbd_tree(tmp_path, scenes={"desk": 8, "hall": 1})
+    dataset = RgbdList(tmp_path, "train", depth_scale=1000)
+    splits.check_files(dataset)
+    for number in range(6):
+        (tmp_path / f"desk/sync_depth_{number:05d}.png").unlink()
+    with pytest.raises(DataError, match=r"^6 files of this split \(8 frames\)") as error:
+        splits.check_files(dataset)
+    assert [f"sync_depth_{number:05d}" in str(error.value) for number in range(6)] == [True] * 5 + [
+        False
+    ]
+    splits.check_files(dataset, roles=("image",))
+
+
+def test_a_label_that_no_frame_claims_is_missing_only_where_labels_are_needed(tmp_path):
+    rgbd_tree(tmp_path)
+    write_list(tmp_path / "bare.txt", ["desk/rgb_00000.jpg"])
+    dataset = RgbdList(tmp_path, "bare", depth_scale=1000)
+    splits.check_files(dataset)
+    with pytest.raises(DataError, match=r"depth of 'desk/rgb_00000\.jpg'"):
+        splits.check_files(dataset, roles=("image", "depth"))
+
+
+def test_a_shared_frame_is_an_overlap_unless_frames_may_be_shared():
+    train, other = IDS[:31], IDS[30:60]
+    for may_share in ("nothing", "scenes"):
+        with pytest.raises(DataError, match=r"share 1 frames: drive_0001_sync 0000000000"):
+            splits.check_overlap(train, other, drive_of, may_share)
+    splits.check_overlap(train, other, drive_of, "frames")
+
+
+def test_a_shared_drive_is_an_overlap_unless_scenes_may_be_shared():
+    with pytest.raises(DataError, match=r"share 1 scenes \(drives\): drive_0000_sync"):
+        splits.check_overlap(IDS[:10], IDS[10:40], drive_of, "nothing")
+    splits.check_overlap(IDS[:10], IDS[10:40], drive_of, "scenes")
+    splits.check_overlap(IDS[:30], IDS[30:], drive_of, "nothing")
+
+
+def test_an_unknown_rule_of_sharing_is_refused():
+    with pytest.raises(DataError, match="choose 'nothing', 'scenes' or 'frames'"):
+        splits.check_overlap([], [], drive_of, "everything")

@@ -1,0 +1,160 @@
+"""What each value of the configuration may be. One line a key; conf/defaults.yaml says what it means.
+
+A rule takes the value and returns what is wrong with it in words, or "" if nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Rule = Callable[[Any], str]
+
+
+def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+    """Any number from `low` to `high`; `above` leaves `low` itself out."""
+
+    def rule(value: Any) -> str:
+        wrong_type = isinstance(value, bool) or not isinstance(value, int | float)
+        if wrong_type or not low <= value <= high or (above and value == low):
+            return f"must be a number {'above' if above else 'from'} {low:g} to {high:g}"
+        return ""
+
+    return rule
+
+
+def count(low: int) -> Rule:
+    """A whole number, at least `low`."""
+    return lambda value: (
+        "" if type(value) is int and value >= low else f"must be a whole number >= {low}"
+    )
+
+
+def one_of(*choices: str) -> Rule:
+    """One of these words."""
+    return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
+
+
+def text(value: Any) -> str:
+    """Any non-empty string."""
+    return "" if isinstance(value, str) and value.strip() else "must be a non-empty string"
+
+
+def boolean(value: Any) -> str:
+    """true or false."""
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def several(rule: Rule, length: int) -> Rule:
+    """A list of exactly `length` values that each obey `rule`."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, list) or len(value) != length or any(rule(item) for item in value):
+            return f"must be a list of {length} values, each of which {rule(None)}"
+        return ""
+
+    return check
+
+
+def optional(rule: Rule) -> Rule:
+    """null, or what `rule` allows."""
+    return lambda value: "" if value is None else (rule(value) and f"{rule(value)} (or null)")
+
+
+def folder_name(value: Any) -> str:
+    """A name for one folder: no path separators, not hidden."""
+    bad = text(value) or ("/" in value) or ("\\" in value) or value.startswith(".") or "\0" in value
+    return "must be a plain folder name without slashes" if bad else ""
+
+
+_STREAM: dict[str, Rule] = {
+    "root": text,
+    "split": text,
+    "variant": optional(text),
+    "depth_scale": optional(number(0, above=True)),
+    "num_frames": optional(count(1)),
+    "list_sha256": optional(text),
+}
+_LABELED_DATASETS = ("synthetic", "kitti", "nyu", "virtual_kitti", "rgbd")
+
+RULES: dict[str, Rule] = {
+    "run.name": folder_name,
+    "run.folder": text,
+    "run.seed": count(0),
+    "run.device": one_of("auto", "cpu", "cuda"),
+    "labeled.dataset": one_of(*_LABELED_DATASETS),
+    **{f"labeled.{key}": rule for key, rule in _STREAM.items()},
+    "labeled.batch_size": count(1),
+    "validation.dataset": one_of(*_LABELED_DATASETS),
+    **{f"validation.{key}": rule for key, rule in _STREAM.items()},
+    "validation.may_share": one_of("nothing", "scenes", "frames"),
+    "network.encoder": text,
+    "network.pretrained": text,
+    "network.image_size": several(count(1), 2),
+    "network.max_depth": number(0, 1000, above=True),
+    "network.decoder_channels": count(8),
+    "network.taps": optional(several(count(0), 4)),
+    "network.uncertainty": boolean,
+    "network.uncertainty_shapes_encoder": boolean,
+    "augmentation.flip": number(0, 1),
+    "augmentation.jitter": number(0, 1),
+    "augmentation.brightness": number(0, 1),
+    "augmentation.contrast": number(0, 1),
+    "augmentation.saturation": number(0, 1),
+    "augmentation.hue": number(0, 0.5),
+    "losses.depth_loss": one_of("l1", "silog", "berhu"),
+    "losses.tolerated_error": optional(number(0, above=True)),
+    "loss_weights.depth": number(0),
+    "loss_weights.uncertainty": number(0),
+    "optimizer.name": one_of("adamw", "adam"),
+    "optimizer.lr": number(0, 1, above=True),
+    "optimizer.encoder_lr": number(0, 1, above=True),
+    "optimizer.weight_decay": number(0, 1),
+    "optimizer.betas": several(number(0, 0.99999), 2),
+    "optimizer.max_grad_norm": number(0),
+    "schedule.name": one_of("cosine", "constant"),
+    "schedule.warmup_steps": count(0),
+    "schedule.final_factor": number(0, 1),
+    "train.num_steps": count(1),
+    "train.precision": one_of("auto", "fp32", "bf16", "fp16"),
+    "train.compile": boolean,
+    "train.num_workers": count(0),
+    "train.ema_decay": number(0, 0.999999),
+    "train.on_bad_sample": one_of("error", "skip"),
+    "train.max_skipped_steps": count(1),
+    "evaluation.every_steps": count(1),
+    "evaluation.batch_size": count(1),
+    "evaluation.num_panels": count(0),
+    "log.every_steps": count(1),
+    "samples.every_steps": count(1),
+    "samples.num_images": count(0),
+    "save.every_steps": count(1),
+    "save.keep_last": count(1),
+    "resume": text,
+    "wandb.mode": one_of("disabled", "offline", "online"),
+    "wandb.project": text,
+}
+
+
+def check_combinations(config: dict) -> list[str]:
+    """What is wrong with values that are each fine alone."""
+    problems = []
+    for stream in ("labeled", "validation"):
+        section = config[stream]
+        if section["dataset"] == "rgbd" and section["depth_scale"] is None:
+            problems.append(
+                f"{stream}.depth_scale: an rgbd dataset needs it (1000 for depth in millimetres)"
+            )
+    if config["loss_weights"]["uncertainty"] > 0 and not config["network"]["uncertainty"]:
+        problems.append(
+            "loss_weights.uncertainty: network.uncertainty=false leaves nothing to train with it; "
+            "set it to 0"
+        )
+    taps = config["network"]["taps"]
+    if taps is not None and sorted(set(taps)) != taps:
+        problems.append(f"network.taps = {taps}: must be four different blocks in rising order")
+    if config["optimizer"]["name"] == "adam" and config["optimizer"]["weight_decay"]:
+        problems.append(
+            "optimizer.weight_decay: adam takes none (its decay is not decoupled); use adamw or 0"
+        )
+    return problems

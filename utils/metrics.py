@@ -1,0 +1,193 @@
+"""Depth error metrics: per image, in float64, then the unweighted mean over images.
+
+Formulas are those of the BTS evaluator (Lee et al., 2019), which the MaskingDepth paper reports,
+after Eigen et al. (2014). With d the ground truth, p the clipped prediction, e = ln p - ln d:
+
+    abs_rel  mean(|d - p| / d)         rmse      sqrt(mean((d - p)^2))     [m]
+    sq_rel   mean((d - p)^2 / d) [m]   rmse_log  sqrt(mean(e^2))
+    log10    mean(|log10 p - log10 d|) silog     100 sqrt(mean(e^2) - mean(e)^2)
+    d1 d2 d3 share of pixels with max(d/p, p/d) < 1.25, 1.25^2, 1.25^3, strictly
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import distributed
+
+METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "d1", "d2", "d3")
+
+Array = torch.Tensor | np.ndarray
+
+
+def depth_errors(
+    *, prediction: Array, depth: Array, valid_mask: Array, min_depth: float, max_depth: float
+) -> dict[str, float] | None:
+    """The nine metrics of one image.
+
+    Args:
+        prediction: (H, W), also with leading ones as in (1, 1, H, W), metres. It is clipped to
+            [min_depth, max_depth], infinities included.
+        depth: ground truth, same shape, metres.
+        valid_mask: same shape, bool, True = scored. Nothing outside it has any influence.
+        min_depth, max_depth: metres.
+
+    Returns:
+        A float for each of METRIC_NAMES, or None if no pixel is valid.
+
+    Raises:
+        ValueError: shapes differ, more than one image, a mask that is not bool or that marks
+            pixels without ground truth, or NaN in the prediction at a valid pixel.
+    """
+    p, d = _valid_pixels(prediction, depth, valid_mask)
+    return _errors(p.clip(min_depth, max_depth), d) if d.size else None
+
+
+class DepthMetrics:
+    """Collects per-image metrics under one protocol; a few numbers per image are all it keeps.
+
+    Attributes:
+        rows: image name -> METRIC_NAMES and "num_valid" (and "scale" if median_scaled).
+        skipped: names of images without a valid pixel; they count in no mean.
+    """
+
+    def __init__(self, *, min_depth: float, max_depth: float, median_scaled: bool = False):
+        """Predictions are clipped to [min_depth, max_depth] metres. With `median_scaled` each is
+        first multiplied by median(depth) / median(prediction) over its valid pixels (monodepth2's
+        scaling by ground truth), which scores the shape of the scene but not its size."""
+        if not 0 < min_depth < max_depth:
+            raise ValueError(f"need 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
+        self.min_depth = min_depth
+        self.max_depth = max_depth
+        self.median_scaled = median_scaled
+        self.rows: dict[str, dict[str, float]] = {}
+        self.skipped: list[str] = []
+
+    def update(self, *, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
+        """Add one image; shapes as in `depth_errors`. Raises ValueError naming the image, also
+        when it has been added before."""
+        try:
+            self._update(name, prediction, depth, valid_mask)
+        except ValueError as error:
+            raise ValueError(f"image {name!r}: {error}") from error
+
+    def _update(self, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
+        if name in self.rows or name in self.skipped:
+            raise ValueError("scored twice; every image counts exactly once")
+        p, d = _valid_pixels(prediction, depth, valid_mask)
+        if d.size == 0:
+            self.skipped.append(name)
+            return
+        row = {"num_valid": float(d.size)}
+        if self.median_scaled:
+            row["scale"] = _median_ratio(p, d)
+            p = p * row["scale"]
+        self.rows[name] = _errors(p.clip(self.min_depth, self.max_depth), d) | row
+
+    def mean(self) -> dict[str, float]:
+        """Unweighted mean over images of METRIC_NAMES, with "num_images" and "num_skipped" (int).
+
+        The order of images does not change a bit of it. Raises ValueError if there is no image.
+        """
+        if not self.rows:
+            raise ValueError(
+                f"no image to average: {len(self.skipped)} images were seen and none has a "
+                "ground-truth pixel inside the depth range and crop of the protocol"
+            )
+        count = len(self.rows)
+        means = {
+            name: math.fsum(row[name] for row in self.rows.values()) / count
+            for name in METRIC_NAMES
+        }
+        return means | {"num_images": count, "num_skipped": len(self.skipped)}
+
+    def reduce_over_ranks(self) -> DepthMetrics:
+        """The images of all ranks in one, sorted by name; the same on every rank.
+
+        Without torch.distributed it is this rank's images. Rows are gathered, not means, because
+        ranks hold unequal numbers of images. Every rank must call it. Raises ValueError if an
+        image was scored by two ranks, which is what a padding sampler does.
+        """
+        parts = [(self.rows, self.skipped)]
+        if distributed.is_available() and distributed.is_initialized():
+            parts = [None] * distributed.get_world_size()
+            distributed.all_gather_object(parts, (self.rows, self.skipped))
+        names = Counter(name for rows, skipped in parts for name in (*rows, *skipped))
+        repeated = sorted(name for name, count in names.items() if count > 1)
+        if repeated:
+            raise ValueError(f"{len(repeated)} images scored by several ranks: {repeated[:5]}")
+        total = DepthMetrics(
+            min_depth=self.min_depth, max_depth=self.max_depth, median_scaled=self.median_scaled
+        )
+        merged = {name: row for rows, _ in parts for name, row in rows.items()}
+        total.rows = dict(sorted(merged.items()))
+        total.skipped = sorted(name for _, skipped in parts for name in skipped)
+        return total
+
+    def check_complete(self, names: Iterable[str]) -> None:
+        """Raise ValueError unless exactly these images were seen (scored or skipped)."""
+        expected, seen = set(names), {*self.rows, *self.skipped}
+        if expected != seen:
+            missing, foreign = sorted(expected - seen), sorted(seen - expected)
+            raise ValueError(
+                f"{len(missing)} of {len(expected)} images were not scored {missing[:5]} and "
+                f"{len(foreign)} were scored that are not in the split {foreign[:5]}"
+            )
+
+
+def _errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
+    """METRIC_NAMES of one image; clipped prediction and depth are (num_valid,) float64."""
+    ratio = np.maximum(p / d, d / p)
+    log_error = np.log(p) - np.log(d)
+    return {
+        "abs_rel": float(np.mean(np.abs(d - p) / d)),
+        "sq_rel": float(np.mean((d - p) ** 2 / d)),
+        "rmse": float(np.sqrt(np.mean((d - p) ** 2))),
+        "rmse_log": float(np.sqrt(np.mean(log_error**2))),
+        # E[e^2] - E[e]^2, without the cancellation that turns a constant ratio into NaN
+        "silog": float(100 * np.sqrt(np.mean((log_error - log_error.mean()) ** 2))),
+        "log10": float(np.mean(np.abs(log_error)) / math.log(10)),
+        "d1": float(np.mean(ratio < 1.25)),
+        "d2": float(np.mean(ratio < 1.25**2)),
+        "d3": float(np.mean(ratio < 1.25**3)),
+    }
+
+
+def _median_ratio(p: np.ndarray, d: np.ndarray) -> float:
+    median = float(np.median(p))
+    if not 0 < median < math.inf:
+        raise ValueError(f"the prediction has median {median}, so it cannot be scaled to the depth")
+    return float(np.median(d)) / median
+
+
+def _valid_pixels(
+    prediction: Array, depth: Array, valid_mask: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and depth at the valid pixels, each (num_valid,) float64, after the checks."""
+    shapes = {tuple(array.shape) for array in (prediction, depth, valid_mask)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"shapes differ: prediction {tuple(prediction.shape)}, depth {tuple(depth.shape)}, "
+            f"valid_mask {tuple(valid_mask.shape)}; bring the prediction to the depth's size"
+        )
+    if math.prod(depth.shape[:-2]) != 1:
+        raise ValueError(f"one image at a time, got a batch of shape {tuple(depth.shape)}")
+    if str(valid_mask.dtype).removeprefix("torch.") != "bool":
+        raise ValueError(f"valid_mask must be bool, got {valid_mask.dtype}")
+    p, d = (_float64(array[valid_mask]) for array in (prediction, depth))
+    if not (np.isfinite(d) & (d > 0)).all():
+        raise ValueError("valid_mask marks pixels whose ground truth is zero, negative, NaN or inf")
+    if np.isnan(p).any():
+        raise ValueError(f"the prediction is NaN at {np.isnan(p).sum()} of {d.size} valid pixels")
+    return p, d
+
+
+def _float64(values: Array) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        # double on the way to the CPU: numpy has no bfloat16, and some accelerators no float64
+        return values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)

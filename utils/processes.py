@@ -1,0 +1,98 @@
+"""One process or many: the same code path. `torchrun` sets the environment, nothing else launches.
+
+With several processes each takes its share of every batch; one process is the share of one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class DeviceError(ValueError):
+    """A device that was asked for and is not there."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among `world_size`; `rank` 0 writes files and speaks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start_process(device: str) -> Process:
+    """Join the group that torchrun describes, if any, and choose this process's device.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "run.device=cuda, but PyTorch sees no CUDA device. Driver too old for this build, no "
+            "GPU, or a CPU build; run.device=auto takes the CPU then"
+        )
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(chosen)
+    if "WORLD_SIZE" not in os.environ:
+        return Process(rank=0, world_size=1, device=chosen)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if use_cuda else "gloo")
+    return Process(distributed.get_rank(), distributed.get_world_size(), chosen)
+
+
+def stop_process() -> None:
+    """Leave the group, if there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def distribute(module: nn.Module, process: Process) -> nn.Module:
+    """`module` with gradients averaged over processes; itself where there is only one."""
+    if process.world_size == 1:
+        return module
+    device_ids = [process.device.index] if process.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+
+
+def barrier(process: Process) -> None:
+    """Wait until every process is here."""
+    if process.world_size > 1:
+        distributed.barrier()
+
+
+def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:
+    """Scalars as floats, averaged over processes. Every process must call it with the same keys."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    if process.world_size > 1:
+        distributed.all_reduce(stacked)
+        stacked /= process.world_size
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def same_on_all(value: bool, process: Process) -> bool:
+    """True if `value` is true on every process, so that all of them take the same branch."""
+    if process.world_size == 1:
+        return value
+    flag = torch.tensor(float(value), device=process.device)
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
+    return bool(flag.item())
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    """Every tensor of the batch on `device`; everything else as it is."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

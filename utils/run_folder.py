@@ -1,0 +1,60 @@
+"""What a run folder says about itself before the first step: configuration, machine, frame lists."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_run_folder(
+    folder: Path,
+    *,
+    config_yaml: str,
+    environment: Mapping[str, Any],
+    splits: Mapping[str, Sequence[str]],
+) -> None:
+    """Write config.yaml, environment.json and splits/<name>.txt, one frame id a line."""
+    (folder / "splits").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config_yaml)
+    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    for name, frame_ids in splits.items():
+        text = "".join(f"{frame_id}\n" for frame_id in frame_ids)
+        (folder / "splits" / f"{name}.txt").write_text(text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow")
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in packages
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and git commit, as plain values."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    is_cuda = device.type == "cuda"
+    return {
+        **versions(),
+        "cuda": torch.version.cuda if is_cuda else None,
+        "device": torch.cuda.get_device_name(device)
+        if is_cuda
+        else (platform.processor() or "cpu"),
+        "threads": torch.get_num_threads(),
+        "git_commit": commit or "unknown",
+        "command": " ".join(sys.argv),
+    }
