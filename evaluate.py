@@ -2,7 +2,7 @@
 
     python evaluate.py --ckpt runs/base_train                # its validation frames
     python evaluate.py --ckpt runs/base_train --split test --floors
-    python evaluate.py --ckpt FILE.pt validation.dataset=kitti validation.root=/data/kitti --split test
+    python evaluate.py --ckpt FILE.pt --split test validation.dataset=kitti validation.root=/kitti
 
 Writes <run>/evaluation/<split>/{metrics.json, per_image.csv, panels/*.png} and prints the table.
 """

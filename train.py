@@ -196,7 +196,7 @@ def train(cfg: DotMap) -> None:
 def labeled_batches(
     cfg: DotMap, dataset: Any, indices: list[int], *, first_step: int, process: Process
 ) -> Iterator[dict]:
-    """Endless labelled batches from `first_step` on: order and augmentation follow from the seed."""
+    """Endless labelled batches; order and augmentation follow from seed and step."""
     view = partial(
         labeled_view,
         image_size=tuple(cfg.network.image_size),

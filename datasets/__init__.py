@@ -1,4 +1,4 @@
-"""Datasets: index -> Frame (picture, metres, intrinsics, id). Views turn frames into batch entries."""
+"""Datasets: index -> Frame (picture, metres, intrinsics, id). Views make batch entries of them."""
 
 from __future__ import annotations
 

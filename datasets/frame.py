@@ -18,7 +18,7 @@ DEPTH_MODES = ("I;16", "I;16B", "I")  # how Pillow names single-channel 16-bit P
 
 
 class DataError(ValueError):
-    """Data on disk, or a request for data, that cannot be used. The message names file and remedy."""
+    """Data, or a request for data, that cannot be used. The message names file and remedy."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Frame:
     load_depth: Callable[[], np.ndarray] | None = None
 
     def depth(self) -> np.ndarray:
-        """Ground truth, (H, W) float32 metres, 0 = no measurement. Raises DataError if unlabelled."""
+        """Ground truth, (H, W) float32 metres, 0 = none. Raises DataError if unlabelled."""
         if self.load_depth is None:
             raise DataError(f"frame {self.frame_id!r} has no ground-truth depth")
         return self.load_depth()

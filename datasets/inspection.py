@@ -123,7 +123,7 @@ def known_title(frame_ids: Collection[str]) -> str:
 
 
 def summary(stats: list[FrameStats]) -> dict:
-    """Numbers of the decoded frames for the report: sizes, modes, percentiles of depth in metres."""
+    """Numbers of the decoded frames: sizes, modes, percentiles of depth in metres."""
     fine = [one for one in stats if not one.error]
     measured = [one for one in fine if one.valid_fraction]
     result: dict = {

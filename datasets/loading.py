@@ -66,7 +66,7 @@ class SampleOrder:
 
 
 class TrainingSamples(Dataset):
-    """(sample number, frame index) -> batch entry, through a view that draws from its own generator.
+    """(sample number, frame index) -> batch entry; each sample draws from a generator of its own.
 
     Args:
         frames: a dataset with `frame(index)` and `frame_ids`.
@@ -160,7 +160,7 @@ def training_batches(
 def evaluation_batches(
     frames: EvaluationFrames, *, batch_size: int, num_workers: int
 ) -> DataLoader:
-    """All frames once, in order. Images are stacked; ground truths keep their own sizes in a list."""
+    """All frames once, in order. Images are stacked; ground truths stay a list, in their sizes."""
     return DataLoader(
         frames,
         batch_size=batch_size,

@@ -22,6 +22,7 @@ from datasets.frame import DataError
 NUM_SAMPLED = 200  # frames that "--decode sample" opens
 SMALL = 300  # fewer frames than this are decoded before worker processes have started
 CHUNK = 16
+MIN_VALUES = 32  # fewer different depths than this say nothing about how they are stored
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class FrameStats:
         error: why the frame is unusable; everything else is then at its default.
         depth_size: None where the frame is unlabelled.
         valid_fraction: share of pixels with a measurement; `num_measured` is their number.
-        num_values: different stored values among them.
+        even_step: metres between neighbouring values, if there are at most 256 different ones and
+            they are evenly spaced, as 8-bit depth is; else 0. (Kinect depth has few values too,
+            but its steps grow with the square of depth.)
         median_above, median_below: of the upper and the lower half of the frame; 0 = unmeasured.
     """
 
@@ -44,7 +47,7 @@ class FrameStats:
     valid_fraction: float = 0.0
     num_measured: int = 0
     num_not_finite: int = 0
-    num_values: int = 0
+    even_step: float = 0.0
     median: float = 0.0
     maximum: float = 0.0
     median_above: float = 0.0
@@ -76,7 +79,7 @@ def measure_frame(dataset, index: int) -> FrameStats:
         valid_fraction=float(valid.mean()),
         num_measured=int(values.size),
         num_not_finite=int((~finite).sum()),
-        num_values=int(np.unique(values).size),
+        even_step=_even_step(values),
         median=_median(values),
         maximum=float(values.max()) if values.size else 0.0,
         median_above=_median(depth[:half][valid[:half]]),
@@ -88,8 +91,18 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
+def _even_step(values: np.ndarray) -> float:
+    different = np.unique(values)
+    if not MIN_VALUES <= different.size <= 256:
+        return 0.0
+    steps = np.diff(different.astype(np.float64))
+    step = np.percentile(steps, 10)  # some values do not occur, so some steps are multiples of it
+    uneven = np.abs(steps / step - np.rint(steps / step)).mean()
+    return float(step) if uneven < 0.1 else 0.0
+
+
 def chosen(num_frames: int, decode: str) -> list[int]:
-    """Indices that "none", "sample" (evenly spread over the list, so over all scenes) or "all" open."""
+    """Indices that "none", "sample" (spread evenly over the list) or "all" open."""
     if decode == "none":
         return []
     if decode == "all" or num_frames <= NUM_SAMPLED:

@@ -13,7 +13,8 @@ from statistics import median
 from datasets.measure import FrameStats
 from datasets.verify import Finding, name_some
 
-EIGHT_BIT_PIXELS = 5_000  # a map of fewer measured pixels may well have at most 256 values
+EIGHT_BIT_STEP = 8  # stored units; 10 m in 255 steps of millimetres are 39, 80 m of 1/256 m 80
+DENSEDEPTH_UNITS = 25.5  # per metre
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ EXPECTED = {
     ("synthetic", "look_b_sparse"): _street(256.0, 256.0, (0.005, 0.3)),
     ("virtual_kitti", None): _street(100.0, 655.35, (0.5, 1.0)),
     ("nyu", "bts"): ExpectedDepth(1000.0, INDOOR_MEDIAN, 10.5, (0.25, 1.0)),
-    ("nyu", "densedepth"): ExpectedDepth(25.5, INDOOR_MEDIAN, 10.5, (0.5, 1.0)),
+    ("nyu", "densedepth"): ExpectedDepth(DENSEDEPTH_UNITS, INDOOR_MEDIAN, 10.5, (0.5, 1.0)),
     ("nyu", "labeled"): ExpectedDepth(1000.0, INDOOR_MEDIAN, 10.5, (0.25, 1.0)),
     ("nyu", "labeled_filled"): ExpectedDepth(1000.0, INDOOR_MEDIAN, 10.5, (0.9, 1.0)),
 }
 
 
 def own_data(depth_scale: float, median_range: tuple[float, float]) -> ExpectedDepth:
-    """What is plausible of files that a list names: only the median is known, 65.5 m is far."""
-    return ExpectedDepth(depth_scale, median_range, 300.0, (0.02, 1.0))
+    """What is plausible of files that a list names: nothing lies far beyond the usual median."""
+    return ExpectedDepth(depth_scale, median_range, 3 * median_range[1], (0.02, 1.0))
 
 
 SCALES = {
@@ -69,7 +70,7 @@ SCALES = {
     1000.0: "millimetres",
     5000.0: "TUM's value / 5000",
     100.0: "centimetres",
-    25.5: "DenseDepth's 8-bit value / 25.5",
+    DENSEDEPTH_UNITS: "DenseDepth's 8-bit value / 25.5",
 }
 
 
@@ -139,16 +140,20 @@ def _odd_frames(measured, split, expected) -> list[Finding]:
 
 
 def _eight_bit(measured, split, expected) -> list[Finding]:
-    if expected.units_per_metre == 25.5:
-        return []  # DenseDepth's training depth is 8-bit by construction
-    large = [one for one in measured if one.num_measured >= EIGHT_BIT_PIXELS]
-    coarse = [one.frame_id for one in large if one.num_values <= 256]
-    # a flat wall has few values too, so single frames prove nothing
-    if len(coarse) <= len(large) / 2:
+    """8-bit values in a 16-bit file: either as they were, or spread evenly over a larger range."""
+    units = expected.units_per_metre
+    if units == DENSEDEPTH_UNITS:
+        return []  # its training depth is 8-bit by construction
+    coarse = [
+        one.frame_id
+        for one in measured
+        if one.maximum * units <= 255.5 or one.even_step * units >= EIGHT_BIT_STEP
+    ]
+    if len(coarse) <= len(measured) / 2:
         return []
     message = (
-        f"{split}: {len(coarse):,} of {len(large):,} depth maps have at most 256 different values: "
-        f"8-bit depth in a 16-bit file ({name_some(coarse)})"
+        f"{split}: {len(coarse):,} of {len(measured):,} depth maps hold 8-bit depth in a 16-bit "
+        f"file, at most 256 values, evenly spaced: {name_some(coarse)}"
     )
     return [Finding("problem", "units", message)]
 

@@ -51,12 +51,17 @@ class Report:
             if len(finding.table) > NUM_TABLE_LINES:
                 print(f"{'':>12}and {len(finding.table) - NUM_TABLE_LINES:,} more lines (--json)")
 
-    def add_list(
-        self, name: str, frame_ids: Sequence[str], rule: str, *, seed: int | None, known: str
+    def enter(
+        self,
+        name: str,
+        frame_ids: Sequence[str],
+        rule: str,
+        *,
+        seed: int | None = None,
+        known: str = "",
     ) -> None:
-        """Enter one split list into the manifest."""
-        digest = list_sha256(frame_ids)
-        entry = {"n": len(frame_ids), "sha256": digest, "rule": rule, "seed": seed}
+        """Enter a split: its rule in words, and which public list it is, if any."""
+        entry = {"n": len(frame_ids), "sha256": list_sha256(frame_ids), "rule": rule, "seed": seed}
         self.lists[name] = {**entry, "known": known or None}
 
     def show_sources(self, sources: Sequence[str]) -> None:
@@ -66,10 +71,9 @@ class Report:
         for line in sources:
             print(f"    {line}")
 
-    @property
-    def num_problems(self) -> int:
-        """Findings that make the exit code 1."""
-        return sum(finding.level == "problem" for finding in self.findings)
+    def count(self, level: str) -> int:
+        """Findings of one level; a problem makes the exit code 1."""
+        return sum(finding.level == level for finding in self.findings)
 
     def as_dict(self) -> dict:
         """Plain values for JSON; equal runs on equal data give equal dicts."""
@@ -78,17 +82,12 @@ class Report:
             "root": self.root,
             "layout": self.layout,
             "settings": self.settings,
-            "num_problems": self.num_problems,
+            "num_problems": self.count("problem"),
             "lists": self.lists,
             "statistics": self.statistics,
             "findings": [finding.as_dict() for finding in self.findings],
             "sources": list(self.sources),
         }
-
-
-def list_text(rows: Iterable[Sequence[str]]) -> str:
-    """Text of a split list: one frame a line, columns separated by a space."""
-    return "".join(" ".join(row) + "\n" for row in rows)
 
 
 def write_lists(folder: Path, lists: dict[str, str], *, force: bool) -> list[Path]:
@@ -111,6 +110,21 @@ def write_lists(folder: Path, lists: dict[str, str], *, force: bool) -> list[Pat
     for path, text in paths.items():
         write_text(path, text)
     return list(paths)
+
+
+def keep_rules(lists: dict[str, dict], manifest: Path) -> dict[str, dict]:
+    """`lists`, with the rules of an earlier manifest for those that have not changed since.
+
+    A second run finds the lists of the first one and would only know that they were there.
+    """
+    try:
+        earlier = json.loads(manifest.read_text(encoding="utf-8"))
+        same = {
+            name: old for name, old in earlier.items() if old["sha256"] == lists[name]["sha256"]
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return lists
+    return {name: {**new, **same.get(name, {})} for name, new in lists.items()}
 
 
 def write_json(path: Path, value: dict) -> None:

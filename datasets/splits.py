@@ -190,7 +190,7 @@ def check_overlap(
 
 
 def check_trainable(frame_ids: Iterable[str], dataset) -> None:
-    """Raise DataError if frames that are to train come from scenes that `dataset` keeps for tests."""
+    """Raise DataError if frames to train on come from scenes that `dataset` keeps for tests."""
     held_out = dataset.held_out_scenes
     if scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out):
         raise DataError(

@@ -236,7 +236,11 @@ def _mips(texture: np.ndarray) -> list[np.ndarray]:
 
 
 def sample(
-    atlas: np.ndarray, layer: int, u: np.ndarray, v: np.ndarray, texels_per_pixel: np.ndarray
+    atlas: np.ndarray,
+    layer: int | np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    texels_per_pixel: np.ndarray,
 ) -> np.ndarray:
     """Texture values at `u`, `v` (texels, any sign beyond -65536), blurred to the pixel's footprint.
 
@@ -244,8 +248,14 @@ def sample(
     """
     # floor(log2) straight from the exponent bits of a float32
     level = np.clip((texels_per_pixel.view(np.int32) >> 23) - 127, 0, LEVELS - 1)
-    column = (u + np.float32(65536)).astype(np.int32) & (TILE - 1)
-    row = (v + np.float32(65536)).astype(np.int32) & (TILE - 1)
-    index = LEVEL_START[level]
-    index += ((row >> level) << (8 - level)) + (column >> level)
-    return atlas[index + layer * LEVEL_START[-1]]
+    column = (u + np.float32(65536)).astype(np.int32)
+    column &= TILE - 1
+    column >>= level
+    row = (v + np.float32(65536)).astype(np.int32)
+    row &= TILE - 1
+    row >>= level
+    row <<= 8 - level
+    row += column
+    row += LEVEL_START.take(level)
+    row += layer * LEVEL_START[-1]
+    return atlas.take(row)

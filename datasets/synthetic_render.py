@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .synthetic_world import World
+from .synthetic_world import BOTTOM, World
 
 SKY, GROUND = -1, -2  # surface ids of pixels that meet no object
 NEAR_METRES = 0.3
+MIN_PIXELS = 3  # objects whose rectangle is smaller are left out
+HORIZON_METRES = 1000.0  # the ground ends here, less than a pixel below its true horizon
 EDGES = np.array(
     [(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
 )  # between the corners of World.vertices
@@ -54,12 +56,14 @@ def cast(world: World, camera: Camera, time_s: float) -> Hits:
     direction = (turn[:, 0, None] * x)[:, None, :] + (turn[:, 1, None] * y + turn[:, 2, None])[
         :, :, None
     ]
-    inverse = np.maximum(direction[1] * np.float32(-1.0 / camera.centre[1]), 0)  # the ground, y = 0
+    inverse = direction[1] * np.float32(-1.0 / camera.centre[1])  # the ground, y = 0
+    inverse[inverse < 1 / HORIZON_METRES] = 0
     surface = np.where(inverse > 0, np.int32(GROUND), np.int32(SKY))
 
     shift = world.velocity * time_s
     rects, nearest = _rectangles(world.vertices + shift[:, None], camera)
-    seen = np.flatnonzero((rects[:, 0] < rects[:, 1]) & (rects[:, 2] < rects[:, 3]))
+    tall, wide = rects[:, 1] - rects[:, 0], rects[:, 3] - rects[:, 2]
+    seen = np.flatnonzero((tall > 0) & (wide > 0) & (tall * wide >= MIN_PIXELS))
     seen = seen[
         np.argsort(nearest[seen], kind="stable")
     ]  # near first: hidden objects then drop out early
@@ -123,26 +127,35 @@ def _cast_solids(world, camera, shift, order, rects, nearest, inverse, surface) 
     columns = plane[:, :, 0, None] * x  # (n, 6, W)
     rows = plane[:, :, 1, None] * y + plane[:, :, 2, None]  # (n, 6, H)
     outside = slack < 0
-    faces = np.argsort(~outside, axis=1, kind="stable")
     num_outside = outside.sum(axis=1)
+    # seen from outside first, BOTTOM last: it is not needed where a solid stands on the ground
+    faces = np.argsort(~outside + (np.arange(6) == BOTTOM), axis=1, kind="stable")
+    num_planes = 6 - world.standing[order]
+
+    # largest value of each plane within the rectangle: planes that stay below 0 are never crossed there
+    box = rects[order]
+    half = (box[:, [3, 1]] - box[:, [2, 0]]) / (2 * camera.intrinsics[[0, 1], [0, 1]])
+    middle = ((box[:, [3, 1]] + box[:, [2, 0]]) / 2 - camera.intrinsics[:2, 2]) / camera.intrinsics[[0, 1], [0, 1]]
+    peak = (plane[:, :, :2] * middle[:, None] + np.abs(plane[:, :, :2]) * half[:, None]).sum(2) + plane[:, :, 2]
 
     for k, index in enumerate(order):
         top, bottom, left, right = rects[index]
         closest = inverse[top:bottom, left:right]
-        if num_outside[k] == 0 or closest.min() * nearest[index] >= 1:
+        enter, leave = faces[k, : num_outside[k]], faces[k, num_outside[k] : num_planes[k]]
+        if not len(enter) or peak[k, enter].min() <= 0 or closest.min() * nearest[index] >= 1:
             continue
-        order_of_planes = faces[k]
-        planes = (
-            columns[k, order_of_planes, None, left:right]
-            + rows[k, order_of_planes, top:bottom, None]
-        )  # (6, h, w): those seen from outside first
-        entry = planes[0]
-        face = np.full(entry.shape, 6 * index + order_of_planes[0], np.int32)
-        for j in range(1, num_outside[k]):
-            np.copyto(face, 6 * index + order_of_planes[j], where=planes[j] < entry)
-            entry = np.minimum(entry, planes[j])
-        leave = np.maximum.reduce(planes[num_outside[k] :], axis=0)
-        hit = entry > np.maximum(leave, closest)
+        wide, tall = columns[k, :, None, left:right], rows[k, :, top:bottom, None]
+        entry = wide[enter[0]] + tall[enter[0]]  # (h, w)
+        face = 6 * index + enter[0]
+        if len(enter) > 1:
+            face = np.full(entry.shape, face, np.int32)
+        for j in enter[1:]:
+            other = wide[j] + tall[j]
+            np.copyto(face, 6 * index + j, where=other < entry)
+            np.minimum(entry, other, out=entry)
+        hit = entry > closest
+        for j in leave[peak[k, leave] > 0]:
+            hit &= entry > wide[j] + tall[j]
         np.copyto(closest, entry, where=hit)
         np.copyto(surface[top:bottom, left:right], face, where=hit)
 

@@ -203,7 +203,7 @@ def add_verge(draft: Draft, style: Style, sign: int) -> None:
         near, spacing = rng.uniform(0.6, 1.2), rng.uniform(8, 16)
         far = road.pavement < 1.5 or rng.random() < 0.3
         side = (road.edge + 1.5 + near) if far else (road.half_width + near)
-        for s in np.arange(rng.uniform(4, 16), draft.end - 20, spacing):
+        for s in np.arange(rng.uniform(4, 16), draft.end - 40, spacing):
             if abs(s - road.junction) > 6 and rng.random() < 0.85:
                 _add_tree(draft, s + rng.normal(0, 1), sign * (side + rng.normal(0, 0.2)))
     spacing = rng.uniform(22, 34)
@@ -246,7 +246,7 @@ def _add_tree(draft: Draft, s: float, side: float) -> None:
     rng = draft.rng
     trunk, size, tint = rng.uniform(1.9, 2.8), rng.uniform(1.2, 2.1), rng.random()
     draft.round(TRUNK, s, side, rng.uniform(0.1, 0.2), 0.0, trunk + 0.6)
-    for _ in range(3):
+    for _ in range(3 if s < draft.end - 80 else 1):  # far away one is enough
         radius = size * rng.uniform(0.6, 0.85)
         off_s, off_side = rng.normal(0, 0.45 * size, 2)
         low = trunk + rng.uniform(-0.2, 0.7) * size

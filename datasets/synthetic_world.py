@@ -77,6 +77,7 @@ class World:
     detail: np.ndarray  # (S, 4)
     normals: np.ndarray  # (S, 6, 3) outward unit normals
     offsets: np.ndarray  # (S, 6): inside means normal . point <= offset
+    standing: np.ndarray  # (S,) 1 where the bottom face lies on the ground, else 0
     radius: np.ndarray  # (R,) horizontal
     squash: np.ndarray  # (R,) radius / half height; 0 for cylinders
     span: np.ndarray  # (R, 2) lowest and highest height
@@ -112,6 +113,7 @@ def assemble(solids: list[Solid], rounds: list[Round]) -> World:
         detail=flat[:, 14:18],
         normals=normals,
         offsets=offsets,
+        standing=(flat[:, 6] <= 0).astype(int),
         radius=balls[:, 3],
         squash=np.where(balls[:, 8] > 0, 2 * balls[:, 3] / np.maximum(high - low, 1e-6), 0.0),
         span=balls[:, 4:6],

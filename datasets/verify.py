@@ -6,10 +6,12 @@ everything. Whether depths are in the right unit is asked in `plausible`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from datasets.measure import FrameStats
 
@@ -74,7 +76,7 @@ def files(
             if role == "depth" and frame_id in excused:
                 num_excused += 1
             else:
-                missing[role].append((dataset.scene_of(frame_id), str(path)))
+                missing[role].append((dataset.scene_of(frame_id), path))
     findings = [_missing(dataset, split, role, found) for role, found in missing.items()]
     if num_excused:
         message = f"{split}: {num_excused} depth files do not exist, as is known of this list"
@@ -89,10 +91,12 @@ def files(
     return findings
 
 
-def _missing(dataset, split: str, role: str, found: list[tuple[str, str]]) -> Finding:
+def _missing(dataset, split: str, role: str, found: list[tuple[str, Path]]) -> Finding:
+    folder = os.path.commonpath([path.parent for _, path in found])
+    names = [path.relative_to(folder).as_posix() for _, path in found]
     message = (
-        f"{split}: {len(found):,} of {len(dataset):,} {role} files are missing: "
-        f"{name_some([path for _, path in found])}"
+        f"{split}: {len(found):,} of {len(dataset):,} {role} files are missing in {folder}: "
+        f"{name_some(names)}"
     )
     table = ()
     if len(found) > NUM_NAMED:

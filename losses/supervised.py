@@ -16,7 +16,7 @@ BERHU_SHARE = 0.2  # of the largest error in the batch, where L1 turns into a pa
 
 
 def l1(*, pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
-    """Mean absolute error in metres; the paper's supervised loss (method facts 1.4, item 1).
+    """Mean absolute error in metres; the paper's supervised loss L_gt.
 
     Args:
         pred, target: (B, 1, H, W) metres.
@@ -34,9 +34,9 @@ def silog(*, pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
     error = pred.clamp(min=SILOG_MIN_DEPTH).log() - target.log()
     mean = _masked_mean(error, valid_mask)
     mean_square = _masked_mean(error.square(), valid_mask)
-    # the small constant keeps the root's gradient finite where the prediction is perfect
+    # the small constant, whose root is exact, keeps the gradient finite where all is perfect
     variance = mean_square - SILOG_VARIANCE_FOCUS * mean.square()
-    return (variance.clamp(min=0) + 1e-8).sqrt() - 1e-4
+    return (variance.clamp(min=0) + 2.0**-26).sqrt() - 2.0**-13
 
 
 def berhu(*, pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ def uncertainty_nll(
     valid_mask: Tensor,
     tolerated_error: float,
 ) -> Tensor:
-    """Mean of |sg(pred) - target| exp(-u) + tolerated_error * u, in metres (method facts 1.4, item 2).
+    """Mean of |sg(pred) - target| exp(-u) + tolerated_error * u, in metres (the paper's L_uc).
 
     A Laplace-like likelihood. Its optimum is exp(-u) = min(1, tolerated_error / E|error|): the
-    confidence is 1 where the expected error is at most `tolerated_error` metres, and falls as 1 over
-    the error beyond. `pred` is detached: uncertainty never trades depth for an easier score.
+    confidence is 1 where the expected error is at most `tolerated_error` metres, and falls as one
+    over the error beyond. `pred` is detached: uncertainty never trades depth for an easier score.
 
     Args:
         pred, target, log_uncertainty: (B, 1, H, W); u = log_uncertainty >= 0.
@@ -83,6 +83,6 @@ def _absolute_error(pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
 
 
 def _masked_mean(value: Tensor, valid_mask: Tensor) -> Tensor:
-    """Mean over valid pixels, float32; 0 if there is none. No boolean indexing, so no device sync."""
+    """Mean over valid pixels, float32; 0 without any. No boolean indexing, so no device sync."""
     total = torch.where(valid_mask, value, 0.0).sum(dtype=torch.float32)
     return total / valid_mask.sum().clamp(min=1)

@@ -17,7 +17,7 @@ class DepthOutput(NamedTuple):
 
     Attributes:
         depth: (B, 1, H, W) float32 metres in (0, max_depth).
-        log_uncertainty: (B, 1, H, W) float32 > 0, larger = less sure; confidence is
+        log_uncertainty: (B, 1, H, W) float32, >= 0, larger = less sure; confidence is
             exp(-log_uncertainty), in (0, 1). None without an uncertainty decoder.
         features: the four encoder maps, each (B, N, D), in the precision of the pass.
     """
@@ -27,7 +27,7 @@ class DepthOutput(NamedTuple):
     features: tuple[Tensor, ...]
 
     def of_image(self, row: int) -> DepthOutput:
-        """The output of one image of the batch, still with a leading dimension of 1; no features."""
+        """The output of one image of the batch, leading dimension 1, without features."""
         uncertainty = self.log_uncertainty
         return DepthOutput(
             depth=self.depth[row : row + 1],

@@ -1,7 +1,7 @@
 """The DPT decoder: token maps become a pyramid, the pyramid is fused from coarse to fine.
 
 Architecture of Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021), as
-MaskingDepth uses it: readout ignored, no batch norm (method facts 1.2).
+MaskingDepth uses it: readout ignored, no batch norm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Reassemble(nn.Module):
-    """Four token maps (B, N, D) on one grid -> four maps (B, C, ., .) at 4, 2, 1 and 1/2 times it."""
+    """Four token maps (B, N, D) on one grid -> maps (B, C, ., .) at 4, 2, 1 and 1/2 times it."""
 
     def __init__(self, embed_dim: int, channels: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """A timm ViT, read at four depths. Patch tokens only: no class token, no registers, no final norm.
 
 Without prefix tokens nothing can carry information between groups of tokens, and no parameter is
-left that never learns (the authors drop the class token too; method facts 1.2).
+left that never learns. The authors drop the class token too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ViTEncoder(nn.Module):
         self.register_buffer("image_std", torch.tensor(std).view(1, 3, 1, 1))
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Token grid (h, w) of an image of `image_size`; NetworkError if the patch does not divide."""
+        """Token grid (h, w) of an image size; NetworkError if the patch does not divide it."""
         check_divisible(image_size, self.patch_size)
         return image_size[0] // self.patch_size[0], image_size[1] // self.patch_size[1]
 
@@ -116,6 +116,6 @@ def _checked_taps(taps: tuple[int, ...] | None, *, depth: int, name: str) -> tup
         return tuple(depth * (i + 1) // 4 - 1 for i in range(4))  # 12 blocks: 2, 5, 8, 11
     if len(taps) != 4 or sorted(set(taps)) != list(taps) or not 0 <= taps[0] <= taps[-1] < depth:
         raise NetworkError(
-            f"network.taps = {list(taps)}: {name} has blocks 0 to {depth - 1}; give four in rising order"
+            f"network.taps = {list(taps)}: {name} has blocks 0 to {depth - 1}; four in rising order"
         )
     return tuple(taps)

@@ -1,11 +1,12 @@
-"""Pretrained ViT weights as a contract: every encoder tensor is filled from the file, or nothing runs.
+"""Pretrained ViT weights as a contract: every encoder tensor is filled, or nothing runs.
 
-Key names: timm's, or those of the authors' ViT file (method facts 4.2). Position embeddings are
+Key names: timm's, or those of the authors' ViT file. Position embeddings are
 resampled to the encoder's token grid; every other tensor must fit as it is.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,10 @@ def read_vit_weights(file: Path) -> dict[str, Tensor]:
 
 
 def authors_vit_to_timm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' ViT key names -> timm's (method facts 4.2, by key; values equal but for the patch
-    projection, whose flattened (row, column, channel) becomes a convolution's (channel, row, column)).
+    """The authors' ViT key names -> timm's.
+
+    Values are equal but for the patch projection: its flattened (row, column, channel) becomes a
+    convolution's (channel, row, column).
     """
     renames = [
         (r"^pos_embedding$", "pos_embed"),
@@ -136,8 +139,9 @@ def _fit(
         if value is None:
             continue
         if key == "pos_embed":
-            value = _patch_positions(value, grid=encoder.grid(encoder.image_size), source=source)
-            (matched if value.shape == weights[key].shape else resized).append(key)
+            grid = encoder.grid(encoder.image_size)
+            value, resampled = _patch_positions(value, grid=grid, source=source)
+            (resized if resampled else matched).append(key)
         elif value.shape != wanted.shape:
             misfits.append(f"{key} {tuple(value.shape)} for {tuple(wanted.shape)}")
             continue
@@ -161,21 +165,25 @@ def _fit(
     )
 
 
-def _patch_positions(positions: Tensor, *, grid: tuple[int, int], source: str) -> Tensor:
-    """(1, P + n, D) with P prefix positions -> (1, N, D) on `grid`, prefix dropped, resampled."""
+def _patch_positions(
+    positions: Tensor, *, grid: tuple[int, int], source: str
+) -> tuple[Tensor, bool]:
+    """(1, P + n, D) with P prefix positions -> (1, N, D) on `grid`, and whether it was resampled."""
     total = positions.shape[1]
     for num_prefix in (0, 1, 2, 5):  # none, class, class + distillation, class + 4 registers
-        side = round((total - num_prefix) ** 0.5)
-        if side * side == total - num_prefix:
-            patches = positions[:, num_prefix:]
-            return resample_abs_pos_embed(
+        side = math.isqrt(total - num_prefix)
+        patches = positions[:, num_prefix:]
+        is_square = side**2 == total - num_prefix
+        if grid == (side, side) and is_square:
+            return patches, False
+        if is_square:
+            resampled = resample_abs_pos_embed(
                 patches, new_size=list(grid), old_size=[side, side], num_prefix_tokens=0
             )
+            return resampled, True
         if total - num_prefix == grid[0] * grid[1]:
-            return positions[:, num_prefix:]
-    raise NetworkError(
-        f"{source}: {total} position embeddings fit no square grid, nor {list(grid)}"
-    )
+            return patches, False  # an encoder of ours, or one laid out for this very grid
+    raise NetworkError(f"{source}: {total} position embeddings fit no square grid, nor {list(grid)}")
 
 
 def _hub_file(name: str) -> Path:
@@ -197,15 +205,15 @@ def _hub_file(name: str) -> Path:
 
 
 def _require_hub(name: str, repository: str) -> None:
-    """Fail in seconds where the hub cannot be reached; its client alone would retry for a minute."""
+    """Fail in seconds where the hub cannot be reached; its client would retry for a minute."""
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
     except (
         Exception
     ) as error:  # the client's transport library, and so its errors, change by version
         raise NetworkError(
-            f"network.pretrained=timm: the weights of {name} are not in the local cache and the hub "
-            f"cannot be reached ({type(error).__name__}). Remedy: download model.safetensors of "
+            f"network.pretrained=timm: the weights of {name} are not in the local cache and the "
+            f"hub cannot be reached ({type(error).__name__}). Remedy: download model.safetensors of "
             f"{repository} elsewhere and set network.pretrained=/path/to/model.safetensors, or "
             "network.pretrained=none to train from random weights"
         ) from error

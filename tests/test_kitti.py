@@ -187,7 +187,7 @@ def test_intrinsics_are_those_of_the_date_and_unknown_without_its_file(tmp_path)
     path.unlink()
     without = Kitti(tmp_path, "train")
     assert np.isnan(without.frame(4).intrinsics).all()
-    with pytest.raises(DataError, match="calib_cam_to_cam.txt: no such file; stereo needs"):
+    with pytest.raises(DataError, match=r"calib_cam_to_cam\.txt: no such file; stereo needs"):
         without.stereo_frame(4)
 
 

@@ -1,12 +1,14 @@
 """Lists are read as written, or refused by file and line; budgets nest; leaks are found."""
 
 import hashlib
+from itertools import pairwise
 
 import pytest
-from trees import rgbd_tree, write_list
+from trees import kitti_tree, rgbd_tree, write_list
 
 from datasets import splits
 from datasets.frame import DataError
+from datasets.kitti import Kitti
 from datasets.rgbd import RgbdList
 
 IDS = [f"drive_{drive:04d}_sync {frame:010d}" for drive in range(4) for frame in range(30)]
@@ -92,7 +94,7 @@ def test_the_hash_of_a_list_is_that_of_its_sorted_ids():
 
 def test_budgets_of_one_seed_are_nested_and_have_the_size_asked_for():
     chosen = [splits.label_budget(IDS, num_frames, seed=7) for num_frames in (1, 10, 60, 120)]
-    for small, large in zip(chosen, chosen[1:], strict=False):
+    for small, large in pairwise(chosen):
         assert large[: len(small)] == small
     assert [len(set(indices)) for indices in chosen] == [1, 10, 60, 120]
 
@@ -166,3 +168,11 @@ def test_a_shared_drive_is_an_overlap_unless_scenes_may_be_shared():
 def test_an_unknown_rule_of_sharing_is_refused():
     with pytest.raises(DataError, match="choose 'nothing', 'scenes' or 'frames'"):
         splits.check_overlap([], [], drive_of, "everything")
+
+
+def test_frames_of_a_test_drive_are_refused_for_training(tmp_path):
+    kitti_tree(tmp_path)
+    dataset = Kitti(tmp_path, "all")
+    with pytest.raises(DataError, match=r"frames of 1 test scenes: 2011_09_26_drive_0052_sync"):
+        splits.check_trainable(dataset.frame_ids, dataset)
+    splits.check_trainable(Kitti(tmp_path, "train_all").frame_ids, dataset)

@@ -176,7 +176,7 @@ def virtual_kitti_tree(
     rgb: str = "",
     depth: str = "",
 ) -> Path:
-    """Virtual KITTI 2; pixel (0, 0) of every depth file is sky. `rgb`, `depth`: separate folders."""
+    """Virtual KITTI 2; pixel (0, 0) of all depth is sky. `rgb`, `depth`: separate folders."""
     for scene in scenes:
         for condition in conditions:
             middle = Path(scene, condition, "frames")

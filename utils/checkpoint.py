@@ -30,7 +30,7 @@ KEYS = [
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another kind. The message names file and remedy."""
+    """A checkpoint that is missing, damaged or of another kind. Names the file and the remedy."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, keep_last: int, best: bool) -> Path:

@@ -1,7 +1,7 @@
 """Configuration that cannot lie: strict YAML layers, checked against conf/defaults.yaml.
 
-Layers: conf/defaults.yaml <- one file <- `key=value` overrides. The result is a DotMap whose missing
-keys raise instead of growing (`_dynamic=False`); do not copy it, the copy forgets that.
+Layers: conf/defaults.yaml <- one file <- `key=value` overrides. The result is a DotMap whose
+missing keys raise instead of growing (`_dynamic=False`); do not copy it, the copy forgets that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each value of the configuration may be. One line a key; conf/defaults.yaml says what it means.
+"""What each value of the configuration may be; conf/defaults.yaml says what it means.
 
 A rule takes the value and returns what is wrong with it in words, or "" if nothing is.
 """

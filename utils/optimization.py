@@ -86,7 +86,7 @@ def update(
     *,
     max_grad_norm: float,
 ) -> bool:
-    """Backward, clip, step. False, with every parameter untouched, if loss or gradient is not finite.
+    """Backward, clip, step. False, with parameters untouched, if loss or gradient is not finite.
 
     Args:
         total: scalar loss.

@@ -1,4 +1,4 @@
-"""What a run folder says about itself before the first step: configuration, machine, frame lists."""
+"""What a run folder says of itself before the first step: configuration, machine, frame lists."""
 
 from __future__ import annotations
 

@@ -1,0 +1,44 @@
+"""The star: networks, datasets, losses and utils do not know each other; only scripts join them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent
+ROOMS = ("networks", "datasets", "losses", "utils")
+SCRIPTS = {path.stem for path in HOUSE.glob("*.py")}
+FILES = sorted(file for room in ROOMS for file in (HOUSE / room).rglob("*.py"))
+
+
+def imported_modules(file: Path) -> set[str]:
+    """First words of every absolute import in `file`."""
+    tree = ast.parse(file.read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module)
+    return {name.split(".", maxsplit=1)[0] for name in names}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
+def test_a_room_imports_neither_another_room_nor_a_script(file):
+    own = file.relative_to(HOUSE).parts[0]
+    forbidden = imported_modules(file) & ((set(ROOMS) - {own}) | SCRIPTS)
+    assert not forbidden, f"{file.name} imports {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
+def test_no_relative_import_climbs_out_of_a_room(file):
+    depth_in_room = len(file.relative_to(HOUSE).parts) - 1
+    levels = [
+        node.level for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
+    ]
+    assert all(level <= depth_in_room for level in levels)
+
+
+def test_scripts_import_no_other_script_than_evaluate():
+    for script in HOUSE.glob("*.py"):
+        assert imported_modules(script) & SCRIPTS <= {"evaluate"}, script.name

@@ -1,0 +1,133 @@
+"""Which frame comes when: endless, seeded, indifferent to workers, batch size and resume."""
+
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.frame import UNKNOWN_INTRINSICS, DataError, Frame
+from datasets.loading import (
+    EvaluationFrames,
+    SampleOrder,
+    TrainingSamples,
+    evaluation_batches,
+    training_batches,
+)
+from datasets.views import Jitter, evaluation_view, labeled_view
+from utils.seeding import seeded
+
+SHUFFLE = partial(seeded, 0, "order")
+DRAWS = partial(seeded, 0, "view")
+VIEW = partial(
+    labeled_view, image_size=(8, 8), depth_size=(8, 8), augmentation=Jitter(0.5, 1, 0.5, 0.5, 0.5, 0)
+)
+
+
+class Frames:
+    """`size` tiny frames in memory, whose grey value is their number; some may be broken."""
+
+    def __init__(self, size, broken=()):
+        self.frame_ids = tuple(str(i) for i in range(size))
+        self.broken = broken
+
+    def frame(self, index):
+        if index in self.broken:
+            raise DataError(f"frame {index} is broken")
+        image = Image.new("RGB", (8, 8), (index, index, index))
+        return Frame(str(index), image, UNKNOWN_INTRINSICS, lambda: np.ones((8, 8), np.float32))
+
+
+def order(indices, *, batch_size=3, first_step=0, rank=0, world_size=1, steps=20):
+    batches = SampleOrder(
+        indices, batch_size=batch_size, first_step=first_step, generator_for=SHUFFLE, rank=rank,
+        world_size=world_size,
+    )  # fmt: skip
+    return list(itertools.islice(batches, steps))
+
+
+def batches(frames, *, workers=0, steps=6, first_step=0, replacements=None):
+    samples = TrainingSamples(frames, view=VIEW, generator_for=DRAWS, replacements=replacements)
+    chosen = SampleOrder(
+        range(len(frames.frame_ids)), batch_size=3, first_step=first_step, generator_for=SHUFFLE
+    )
+    loaded = training_batches(samples, chosen, num_workers=workers, pin_memory=False)
+    return list(itertools.islice(loaded, steps))
+
+
+def test_every_pass_has_every_frame_once_in_an_order_of_its_own():
+    samples = [index for batch in order(range(10, 17), steps=21) for _, index in batch]
+    passes = [samples[i : i + 7] for i in range(0, 63, 7)]
+    assert all(sorted(one) == list(range(10, 17)) for one in passes)
+    assert len({tuple(one) for one in passes}) > 5
+
+
+def test_a_list_shorter_than_a_batch_wraps_around():
+    batch = order([4, 9], batch_size=5, steps=1)[0]
+    assert len(batch) == 5 and {index for _, index in batch} == {4, 9}
+
+
+def test_the_kth_sample_does_not_depend_on_the_batch_size():
+    small = [item for batch in order(range(7), batch_size=2, steps=30) for item in batch]
+    large = [item for batch in order(range(7), batch_size=5, steps=12) for item in batch]
+    assert small == large
+
+
+def test_starting_at_a_step_equals_having_run_up_to_it():
+    assert order(range(7), steps=20)[13:] == order(range(7), first_step=13, steps=7)
+
+
+def test_processes_share_each_step_without_overlap():
+    alone = order(range(11), batch_size=4, steps=9)
+    shares = [order(range(11), batch_size=2, rank=r, world_size=2, steps=9) for r in (0, 1)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == alone
+
+
+def test_an_empty_list_is_refused():
+    with pytest.raises(DataError, match="the list is empty"):
+        order([])
+
+
+def test_batches_do_not_depend_on_the_number_of_workers_or_on_where_one_starts():
+    frames = Frames(5)
+    reference = batches(frames)
+    for other in (batches(frames, workers=2), batches(frames, first_step=0)):
+        for one, same in zip(reference, other, strict=True):
+            assert one["frame_id"] == same["frame_id"] and torch.equal(one["image"], same["image"])
+    resumed = batches(frames, steps=3, first_step=3)
+    assert all(
+        torch.equal(a["image"], b["image"]) for a, b in zip(reference[3:], resumed, strict=True)
+    )
+
+
+def test_a_broken_frame_is_an_error_that_names_it():
+    with pytest.raises(DataError, match="frame 2 is broken"):
+        batches(Frames(5, broken={2}))
+
+
+def test_a_broken_frame_is_replaced_and_counted_when_asked_always_by_the_same(capsys):
+    frames = Frames(5, broken={2})
+    loaded = batches(frames, replacements=range(5))
+    names = [name for batch in loaded for name in batch["frame_id"]]
+    assert "2" not in names
+    assert sum(int(batch["replaced"].sum()) for batch in loaded) >= 3  # once a pass
+    assert capsys.readouterr().out.count("frame 2 is broken") == 1
+    again = [name for batch in batches(frames, replacements=range(5)) for name in batch["frame_id"]]
+    assert names == again
+
+
+def test_a_dataset_with_many_broken_frames_is_refused_even_then():
+    with pytest.raises(DataError, match="2 of 5 frames are broken"):
+        batches(Frames(5, broken={2, 3}), replacements=range(5))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_takes_each_frame_once_in_order(workers):
+    frames = Frames(7)
+    view = partial(evaluation_view, image_size=(8, 8))
+    loader = evaluation_batches(
+        EvaluationFrames(frames, [6, 0, 3, 2, 5], view=view), batch_size=2, num_workers=workers
+    )
+    assert [name for batch in loader for name in batch["frame_id"]] == list("60325")

@@ -1,0 +1,129 @@
+"""Views: the picture, its depth and its intrinsics move together, and depth is never invented."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets.frame import UNKNOWN_INTRINSICS, DataError, Frame
+from datasets.views import Jitter, evaluation_view, labeled_view, nearest_resize
+
+PLAIN = Jitter(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0)
+FLIPPED = Jitter(flip=1, jitter=0, brightness=0, contrast=0, saturation=0, hue=0)
+COLOURFUL = Jitter(flip=0.5, jitter=1, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+
+
+def frame(height=40, width=60, marker=(10, 15)):
+    """Grey picture with a white 2 x 2 marker; its depth is 5 m, the rest 20 m, the left third a hole."""
+    image = np.full((height, width, 3), 100, np.uint8)
+    depth = np.full((height, width), 20, np.float32)
+    depth[:, : width // 3] = 0
+    row, column = marker
+    image[row : row + 2, column : column + 2] = 255
+    depth[row : row + 2, column : column + 2] = 5
+    intrinsics = np.array([[30.0, 0, column + 0.5], [0, 31.0, row + 0.5], [0, 0, 1]])
+    return Frame("f", Image.fromarray(image), intrinsics, lambda: depth)
+
+
+def view(one, augmentation, image_size=(40, 60), depth_size=(40, 60), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return labeled_view(
+        one, image_size=image_size, depth_size=depth_size, augmentation=augmentation,
+        generator=generator,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, FLIPPED])
+@pytest.mark.parametrize("image_size", [(40, 60), (80, 120), (20, 30)])
+def test_marker_depth_and_principal_point_stay_together(augmentation, image_size):
+    entry = view(frame(), augmentation, image_size=image_size)
+    bright = (entry["image"].mean(0) > 0.5).nonzero().float()
+    scale = image_size[0] / 40
+    centre = bright.mean(0) / scale + (1 / scale - 1) / 2  # back in stored pixels
+    near = (entry["depth"][0] == 5).nonzero().float().mean(0)
+    assert torch.allclose(centre, near, atol=0.3)
+    principal = entry["intrinsics"][[1, 0], [2, 2]]
+    assert torch.allclose(bright.mean(0), principal, atol=0.3)
+    assert entry["intrinsics"][0, 0] == 30 * scale and entry["intrinsics"][1, 1] == 31 * scale
+
+
+def test_a_flip_mirrors_both():
+    plain, flipped = view(frame(), PLAIN), view(frame(), FLIPPED)
+    assert torch.equal(plain["image"].flip(-1), flipped["image"])
+    assert torch.equal(plain["depth"].flip(-1), flipped["depth"])
+    assert torch.equal(plain["valid_mask"].flip(-1), flipped["valid_mask"])
+
+
+@pytest.mark.parametrize("size", [(40, 60), (37, 64), (80, 31), (13, 17), (100, 200)])
+def test_depth_is_sampled_never_interpolated(size):
+    depth = frame().depth()
+    resized = nearest_resize(depth, size)
+    assert resized.shape == size
+    assert set(np.unique(resized)) <= {0.0, 5.0, 20.0}
+
+
+def test_nearest_resize_takes_the_pixel_under_the_centre():
+    depth = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(nearest_resize(depth, (3, 4)), depth)
+    assert np.array_equal(nearest_resize(depth, (1, 2)), [[5, 7]])
+    assert np.array_equal(nearest_resize(depth, (6, 8))[::2, ::2], depth)
+
+
+def test_holes_are_not_valid():
+    entry = view(frame(), PLAIN)
+    assert entry["valid_mask"].dtype == torch.bool
+    assert torch.equal(entry["valid_mask"], entry["depth"] > 0)
+    assert not entry["valid_mask"][:, 20:, :20].any()
+
+
+def test_the_image_is_float_between_zero_and_one():
+    entry = view(frame(), COLOURFUL)
+    assert entry["image"].dtype == torch.float32 and entry["image"].shape == (3, 40, 60)
+    assert 0 <= entry["image"].min() and entry["image"].max() <= 1
+
+
+def test_the_same_generator_gives_the_same_view_and_another_another():
+    one, again = view(frame(), COLOURFUL, seed=3), view(frame(), COLOURFUL, seed=3)
+    assert torch.equal(one["image"], again["image"])
+    others = [view(frame(), COLOURFUL, seed=seed)["image"] for seed in range(5)]
+    assert sum(torch.equal(one["image"], other) for other in others) <= 1
+
+
+def test_a_view_draws_nothing_from_global_state():
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy())
+    view(frame(), COLOURFUL)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_every_view_uses_the_same_number_of_draws():
+    for augmentation in (PLAIN, FLIPPED, COLOURFUL):
+        generator = torch.Generator().manual_seed(0)
+        labeled_view(
+            frame(), image_size=(40, 60), depth_size=(40, 60), augmentation=augmentation,
+            generator=generator,
+        )  # fmt: skip
+        following = torch.rand((), generator=generator)
+        reference = torch.Generator().manual_seed(0)
+        torch.rand(6, generator=reference)
+        assert torch.equal(following, torch.rand((), generator=reference))
+
+
+def test_evaluation_leaves_ground_truth_in_its_own_size():
+    entry = evaluation_view(frame(), image_size=(16, 32))
+    assert entry["image"].shape == (3, 16, 32) and entry["depth"].shape == (1, 40, 60)
+
+
+def test_a_frame_without_depth_cannot_be_a_labelled_one():
+    unlabelled = Frame("u", Image.new("RGB", (8, 8)), UNKNOWN_INTRINSICS.copy())
+    with pytest.raises(DataError, match="'u' has no ground-truth depth"):
+        view(unlabelled, PLAIN)
+
+
+def test_unknown_intrinsics_stay_unknown_and_the_frame_keeps_its_own():
+    one = Frame("f", Image.new("RGB", (60, 40)), UNKNOWN_INTRINSICS, lambda: np.ones((40, 60), "f4"))
+    assert view(one, FLIPPED)["intrinsics"][:2].isnan().all()
+    kept = frame()
+    before = kept.intrinsics.copy()
+    view(kept, FLIPPED, image_size=(80, 120))
+    assert np.array_equal(kept.intrinsics, before)
