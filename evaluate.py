@@ -13,32 +13,32 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from dotmap import DotMap
 from PIL import Image
 
 from datasets import DATASETS, DataError
 from datasets.loading import EvaluationFrames, evaluation_batches
 from datasets.protocol import EvalProtocol
-from datasets.splits import check_files, label_budget, list_sha256
+from datasets.splits import check_files, evenly, frame_ids_at, label_budget, list_sha256
 from datasets.views import evaluation_view, nearest_resize
 from networks import DepthNetwork, DepthOutput, NetworkError, checkpoint_file, load_network
 from utils.checkpoint import CheckpointError, file_sha256, load_checkpoint
 from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError, saved_config
 from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
-from utils.metrics import METRIC_NAMES, DepthMetrics
+from utils.metrics import METRIC_NAMES, DepthMetrics, table
 from utils.processes import DeviceError, Process, start_process, stop_process
 from utils.visualize import contact_sheet, panel
 
 USER_ERRORS = (ConfigError, DataError, NetworkError, CheckpointError, DeviceError)
 NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
-
-Scores = dict[str, DepthMetrics]
 
 
 @torch.inference_mode()
@@ -52,7 +52,7 @@ def evaluate(
     batch_size: int,
     num_workers: int,
     on_image: Callable[[int, dict, DepthOutput], None] | None = None,
-) -> tuple[Scores, Scores]:
+) -> dict[tuple[str, bool], DepthMetrics]:
     """Score every frame of `indices` exactly once, in one pass, under every protocol.
 
     The network runs in float32 whatever it was trained in. Predictions are brought to the stored
@@ -64,53 +64,52 @@ def evaluate(
             `evaluation_view`, and the network's output for it at the size of the ground truth.
 
     Returns:
-        Metric and median-scaled scores by protocol name, of all processes together.
+        Scores of all processes together by (protocol name, median-scaled or metric).
 
     Raises:
         ValueError: a frame was scored twice, not at all, or predicted as NaN.
     """
-    metric = {p.name: DepthMetrics(min_depth=p.min_depth, max_depth=p.max_depth) for p in protocols}
-    scaled = {
-        p.name: DepthMetrics(min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=True)
+    scores = {
+        (p.name, scaled): DepthMetrics(
+            min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=scaled
+        )
         for p in protocols
+        for scaled in (False, True)
     }
     places = range(process.rank, len(indices), process.world_size)  # no padding, nothing dropped
     view = partial(evaluation_view, image_size=network.image_size)
     frames = EvaluationFrames(dataset, [indices[place] for place in places], view=view)
     was_training = network.training
     network.eval()
-    seen = iter(places)
+    remaining = iter(places)
     for batch in evaluation_batches(frames, batch_size=batch_size, num_workers=num_workers):
         output = network(batch["image"].to(process.device))
         for row, (name, depth) in enumerate(zip(batch["frame_id"], batch["depth"], strict=True)):
-            size = tuple(depth.shape[-2:])
-            one = output.of_image(row).resized(size)
+            one = output.of_image(row).resized(depth.shape[-2:])
             prediction = one.depth[0].cpu()
             for p in protocols:
                 mask = p.valid_mask(depth)
-                for scores in (metric, scaled):
-                    scores[p.name].update(
+                for scaled in (False, True):
+                    scores[p.name, scaled].update(
                         name=name, prediction=prediction, depth=depth, valid_mask=mask
                     )
             if on_image is not None:
                 entry = {"image": batch["image"][row], "depth": depth, "frame_id": name}
-                on_image(next(seen), entry, one)
+                on_image(next(remaining), entry, one)
     network.train(was_training)
-    names = frame_ids_at(dataset, indices)
-    for scores in (metric, scaled):
-        for name, collected in scores.items():
-            scores[name] = collected.reduce_over_ranks()
-            scores[name].check_complete(names)
-    return metric, scaled
+    scores = {key: collected.reduce_over_ranks() for key, collected in scores.items()}
+    for collected in scores.values():
+        collected.check_complete(frame_ids_at(dataset, indices))
+    return scores
 
 
-def open_frames(stream: Any, *, seed: int, shuffled: bool) -> tuple[Any, list[int]]:
+def open_frames(stream: DotMap, *, seed: int, shuffled: bool) -> tuple[Any, list[int]]:
     """The dataset of a config section, checked to be all there, and the indices that are used.
 
     Writes the list's sha256 into the section, or insists on the one that stands there.
 
     Args:
-        stream: section with dataset, root, split, variant, depth_scale, num_frames.
+        stream: section with dataset, root, split, variant, depth_scale, num_frames, list_sha256.
         seed: of the label budget.
         shuffled: True takes the first num_frames of the seeded shuffle (a label budget), False
             those of the list.
@@ -135,43 +134,31 @@ def open_frames(stream: Any, *, seed: int, shuffled: bool) -> tuple[Any, list[in
 def trivial_floors(
     labeled: tuple[Any, Sequence[int]], evaluated: tuple[Any, Sequence[int]], protocol: EvalProtocol
 ) -> dict[str, dict[str, float]]:
-    """Scores of predictions that never look at the image; see `utils.floors`."""
+    """Scores of predictions that never look at the image (see `utils.floors`).
+
+    Args:
+        labeled: dataset and indices whose ground truth they know.
+        evaluated: dataset and indices that they are scored on.
+    """
     dataset, indices = labeled
     chosen = evenly(indices, NUM_FLOOR_FRAMES)
 
-    def depths() -> Any:
+    def known() -> Iterator[np.ndarray]:
         return (nearest_resize(dataset.frame(i).depth(), dataset.depth_size) for i in chosen)
 
+    def asked() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for index in evaluated[1]:
+            frame = evaluated[0].frame(index)
+            depth = frame.depth()
+            yield frame.frame_id, depth, protocol.valid_mask(depth)
+
     bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
-    tested, test_indices = evaluated
-    depth_maps = ((tested.frame_ids[i], tested.frame(i).depth()) for i in test_indices)
     return score_floors(
-        ((name, depth, protocol.valid_mask(depth)) for name, depth in depth_maps),
-        constant=constant_floor(depths(), **bounds),
-        per_pixel_mean=per_pixel_mean_floor(depths(), **bounds),
+        asked(),
+        constant=constant_floor(known(), **bounds),
+        per_pixel_mean=per_pixel_mean_floor(known(), **bounds),
         **bounds,
     )
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Nine metrics a row, as plain text."""
-    width = max(len(name) for name in rows)
-    lines = [" " * width + "".join(f"{name:>10}" for name in METRIC_NAMES) + "    images"]
-    for name, row in rows.items():
-        numbers = "".join(f"{row[metric]:10.4f}" for metric in METRIC_NAMES)
-        lines.append(f"{name:<{width}}{numbers}{row['num_images']:10d}")
-    return "\n".join(lines)
-
-
-def evenly(items: Sequence[int], wanted: int) -> list[int]:
-    """At most `wanted` of `items`, evenly spaced."""
-    wanted = min(len(items), wanted)
-    return [items[place * len(items) // wanted] for place in range(wanted)]
-
-
-def frame_ids_at(dataset: Any, indices: Sequence[int]) -> list[str]:
-    """Names of the frames at `indices`."""
-    return [dataset.frame_ids[index] for index in indices]
 
 
 @torch.inference_mode()
@@ -179,21 +166,19 @@ def write_samples(
     path: Path, network: DepthNetwork, dataset: Any, indices: Sequence[int], *, device: torch.device
 ) -> None:
     """One PNG with a panel per frame: image, ground truth, prediction, error, uncertainty."""
-    if not indices:
-        return
     was_training = network.training
     network.eval()
     panels = []
     for index in indices:
         entry = evaluation_view(dataset.frame(index), image_size=network.image_size)
         output = network(entry["image"][None].to(device)).resized(entry["depth"].shape[-2:])
-        panels.append(_panel(entry, output))
+        panels.append(panel_of(entry, output))
     network.train(was_training)
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(panels).save(path)
 
 
-def _panel(entry: dict, output: DepthOutput) -> Image.Image:
+def panel_of(entry: dict, output: DepthOutput) -> Image.Image:
     """`entry` of `evaluation_view` beside the network's output for it, already at its size."""
     uncertainty = output.log_uncertainty
     return panel(
@@ -205,15 +190,17 @@ def _panel(entry: dict, output: DepthOutput) -> Image.Image:
     )
 
 
-def _write_per_image(path: Path, scores: DepthMetrics) -> None:
+def write_per_image(path: Path, scores: DepthMetrics) -> None:
+    """One line a frame: its name, the nine metrics, the number of scored pixels."""
+    columns = (*METRIC_NAMES, "num_valid")
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["frame_id", *METRIC_NAMES, "num_valid"])
-        for name, row in scores.rows.items():
-            writer.writerow([name, *(row[key] for key in (*METRIC_NAMES, "num_valid"))])
+        writer.writerow(["frame_id", *columns])
+        writer.writerows([name, *(row[c] for c in columns)] for name, row in scores.rows.items())
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; see --help."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -222,40 +209,37 @@ def main(arguments: list[str] | None = None) -> int:
         "--split", help="split or list of the validation dataset (default: its own)"
     )
     parser.add_argument("--out", type=Path, help="folder for results (default: in the run folder)")
-    parser.add_argument(
-        "--floors", action="store_true", help="also score predictions without a network"
-    )
+    parser.add_argument("--floors", action="store_true", help="also score what ignores the image")
     add_config_arguments(parser, default_file=None)
-    args = parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     file = checkpoint_file(args.ckpt)
     state = load_checkpoint(file)
-    cfg = saved_config(state["config"], args.overrides, place=str(file))
-    if args.split and args.split != cfg.validation.split:
-        cfg.validation.split, cfg.validation.list_sha256 = args.split, None
+    words = [f"validation.split={args.split}"] * bool(args.split) + args.overrides
+    if any(word.startswith("validation.") for word in words):
+        # other frames than those of the run are asked for, so its list is not insisted on
+        words.insert(0, "validation.list_sha256=null")
+    cfg = saved_config(state["config"], words, place=str(file))
     process = start_process(cfg.run.device)
     network = load_network(file, device=process.device)
     dataset, indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
     protocols = dataset.protocols(network.max_depth)
-    split_name = Path(cfg.validation.split).stem
     run_folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    out = args.out or run_folder / "evaluation" / split_name
+    out = args.out or run_folder / "evaluation" / Path(cfg.validation.split).stem
     (out / "panels").mkdir(parents=True, exist_ok=True)
     shown = set(evenly(range(len(indices)), cfg.evaluation.num_panels))
 
     def on_image(place: int, entry: dict, output: DepthOutput) -> None:
         if place in shown:
-            _panel(entry, output).save(out / "panels" / f"{place:05d}.png")
+            panel_of(entry, output).save(out / "panels" / f"{place:05d}.png")
 
-    metric, scaled = evaluate(
-        network,
-        dataset,
-        indices,
-        protocols=protocols,
-        process=process,
-        batch_size=cfg.evaluation.batch_size,
-        num_workers=cfg.train.num_workers,
-        on_image=on_image,
-    )
+    scores = evaluate(
+        network, dataset, indices, protocols=protocols, process=process,
+        batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers, on_image=on_image,
+    )  # fmt: skip
     if process.is_main:
         result = {
             "checkpoint": str(file),
@@ -266,23 +250,21 @@ def main(arguments: list[str] | None = None) -> int:
             "list_sha256": cfg.validation.list_sha256,
             "num_images": len(indices),
             "image_size": list(network.image_size),
-            "resize": "bilinear, half-pixel corners, prediction to the stored size of the ground truth",
-            "protocols": {name: scores.mean() for name, scores in metric.items()},
-            "median_scaled": {name: scores.mean() for name, scores in scaled.items()},
+            "resize": "prediction to the ground truth's stored size, bilinear, half-pixel corners",
+            "protocols": {p.name: scores[p.name, False].mean() for p in protocols},
+            "median_scaled": {p.name: scores[p.name, True].mean() for p in protocols},
             "uncertainty": None,
         }
         rows = dict(result["protocols"])
         rows |= {f"{name}, median-scaled": row for name, row in result["median_scaled"].items()}
         if args.floors:
             labeled = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
-            floors = trivial_floors(labeled, (dataset, indices), protocols[0])
-            result["floors"] = floors
-            rows |= {f"floor: {name}": row for name, row in floors.items()}
+            result["floors"] = trivial_floors(labeled, (dataset, indices), protocols[0])
+            rows |= {f"floor: {name}": row for name, row in result["floors"].items()}
         (out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-        _write_per_image(out / "per_image.csv", metric[protocols[0].name])
+        write_per_image(out / "per_image.csv", scores[protocols[0].name, False])
         print(f"{file} (step {state['step']}) on {cfg.validation.dataset} {cfg.validation.split}")
-        print(table(rows))
-        print(f"written to {out}")
+        print(f"{table(rows)}\nwritten to {out}")
     stop_process()
     return 0
 

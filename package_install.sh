@@ -136,6 +136,8 @@ assert version('torchvision').split('+')[0] == '$TORCHVISION'" 2>/dev/null
 
 make_environment() {
     existing=$(python_version "$environment/bin/python") || existing=none
+    # an interrupted or crowded-out first run leaves an interpreter without pip
+    "$environment/bin/python" -c 'import pip' 2>/dev/null || existing=none
     if [ -z "${PYTHON:-}" ] && new_enough "$existing"; then return; fi
     choose_python
     if [ "$existing" = "$found" ]; then return; fi
@@ -203,7 +205,8 @@ for name in ("torch", "torchvision"):
     else
         set --
     fi
-    pip_install --constraint "$constraints" -r "$here/requirements.txt" "$@" ||
+    say "installing the other packages"
+    pip_install --quiet --constraint "$constraints" -r "$here/requirements.txt" "$@" ||
         fail "pip could not install the requirements (see above). $(free_space "$site")"
 }
 

@@ -20,24 +20,16 @@ from dotmap import DotMap
 from torch import Tensor, nn
 
 from datasets.loading import SampleOrder, TrainingSamples, training_batches
-from datasets.splits import check_overlap, check_trainable
+from datasets.splits import check_overlap, check_trainable, evenly, frame_ids_at
 from datasets.views import Jitter, labeled_view
-from evaluate import (
-    USER_ERRORS,
-    evaluate,
-    evenly,
-    frame_ids_at,
-    open_frames,
-    table,
-    trivial_floors,
-    write_samples,
-)
+from evaluate import USER_ERRORS, evaluate, open_frames, trivial_floors, write_samples
 from losses import DEPTH_LOSSES, uncertainty_nll, weighted_sum
 from networks import DepthNetwork, build_network
 from utils.averaging import WeightAverage
 from utils.checkpoint import FORMAT_VERSION, find_resume, restore, save_checkpoint
 from utils.command_line import Diverged, add_config_arguments, run_script
 from utils.config import load_config, to_yaml
+from utils.metrics import table
 from utils.optimization import (
     autocast,
     build_optimizer,
@@ -123,8 +115,9 @@ def train(cfg: DotMap) -> None:
     if network.encoder.load_report is not None:
         log.say(f"pretrained encoder: {network.encoder.load_report}")
 
+    protocols = validation.protocols(network.max_depth)  # the first one chooses the best
     score = partial(
-        evaluate, averaged.network, validation, protocols=validation.protocols(network.max_depth),
+        evaluate, averaged.network, validation, protocols=protocols,
         process=process, batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers,
     )  # fmt: skip
     batches = labeled_batches(cfg, labeled, labeled_indices, first_step=first_step, process=process)
@@ -166,8 +159,7 @@ def train(cfg: DotMap) -> None:
         with speed.paused():
             is_best = False
             if last or done % cfg.evaluation.every_steps == 0:
-                metric, _ = score(val_indices)
-                scores = next(iter(metric.values())).mean()  # under the default protocol
+                scores = score(val_indices)[protocols[0].name, False].mean()
                 log.log(done, "val", scores)
                 is_best = best is None or scores["abs_rel"] < best["abs_rel"]
                 best = {"step": done, **scores} if is_best else best
@@ -287,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(parser, default_file="conf/base_train.yaml")
     parser.add_argument("--print-config", action="store_true", help="resolved config, then exit")
     parser.add_argument("--dry-run", action="store_true", help="two steps of everything, then exit")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     cfg = load_config(args.conf, args.overrides)
     if args.print_config:
         print(to_yaml(cfg), end="")

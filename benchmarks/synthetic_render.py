@@ -1,6 +1,6 @@
-"""How fast synthetic streets are rendered and written; one frame is both cameras with all their files.
+"""How fast synthetic streets are rendered and written; a frame is both cameras, all files.
 
-    python benchmarks/synthetic_render.py --scenes 40 --workers 2
+python benchmarks/synthetic_render.py --scenes 40 --workers 2
 """
 
 from __future__ import annotations

@@ -80,6 +80,9 @@ def _decode(path: Path) -> Image.Image:
                         f"{path}: {image.width} x {image.height} pixels, more than the limit of "
                         f"{MAX_PIXELS:,}; the file is damaged or not a camera picture"
                     )
+                if image.format == "PNG":
+                    image.verify()  # checksums: decoding alone turns a flipped bit into wrong depth
+            with Image.open(path) as image:  # verify() spends the first opening
                 image.load()
                 return image
     except FileNotFoundError:

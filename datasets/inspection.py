@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Inspector:
     expected: plausible.ExpectedDepth | None
     may_share: str = "nothing"
     reach: int = 1
-    _measured: dict[str, FrameStats] = field(default_factory=dict)
+    _measured: dict[tuple[Path, ...], FrameStats] = field(default_factory=dict)
 
     def split(self, name: str, dataset) -> None:
         """Check one split by itself: which list it is, its files, their decoding and units."""
@@ -57,12 +58,20 @@ class Inspector:
             report.add(plausible.units(stats, name, self.expected))
         report.statistics[name] = summary(stats)
 
+    def all_splits(self, splits: dict, *, pools: Collection[str] = ()) -> None:
+        """Check every split by itself, name -> dataset, then all against each other."""
+        for name, dataset in splits.items():
+            self.split(name, dataset)
+        self.leaks(splits, pools)
+
     def _measure(self, name: str, dataset, there: list[int]) -> list[FrameStats]:
         indices = [there[position] for position in chosen(len(there), self.decode)]
-        new = [index for index in indices if dataset.frame_ids[index] not in self._measured]
-        for one in measure(dataset, new, workers=self.workers, label=f"decoding {name}"):
-            self._measured[one.frame_id] = one
-        return [self._measured[dataset.frame_ids[index]] for index in indices]
+        # by its files, not its id: an unlabelled list may name a labelled frame without its depth
+        keys = {index: tuple(dataset.paths(index).values()) for index in indices}
+        new = [index for index in indices if keys[index] not in self._measured]
+        stats = measure(dataset, new, workers=self.workers, label=f"decoding {name}")
+        self._measured |= {keys[index]: one for index, one in zip(new, stats, strict=True)}
+        return [self._measured[keys[index]] for index in indices]
 
     def leaks(self, splits: dict, pools: Collection[str] = ()) -> None:
         """Check the splits against each other, and all but the test split for test scenes.
@@ -90,6 +99,16 @@ class Inspector:
                     reach=self.reach,
                 )
             )
+
+
+def inspector_for(
+    args: Namespace, report: Report, dataset_name: str, variant: str | None
+) -> Inspector:
+    """The inspector that the command's options ask for."""
+    expected = plausible.EXPECTED.get((dataset_name, variant))
+    if dataset_name == "rgbd":
+        expected = plausible.own_data(args.depth_scale, tuple(args.median_range))
+    return Inspector(report, dataset_name, variant, args.decode, args.workers, expected)
 
 
 def role_of(split: str) -> str:

@@ -32,11 +32,12 @@ class FrameStats:
     Attributes:
         error: why the frame is unusable; everything else is then at its default.
         depth_size: None where the frame is unlabelled.
-        valid_fraction: share of pixels with a measurement; `num_measured` is their number.
+        valid_fraction: share of pixels with a measurement.
         even_step: metres between neighbouring values, if there are at most 256 different ones and
             they are evenly spaced, as 8-bit depth is; else 0. (Kinect depth has few values too,
             but its steps grow with the square of depth.)
-        median_above, median_below: of the upper and the lower half of the frame; 0 = unmeasured.
+        median_middle, median_bottom: of the middle half of the rows and of the lowest quarter; 0 if
+            nothing is measured there.
     """
 
     frame_id: str
@@ -45,13 +46,12 @@ class FrameStats:
     image_size: tuple[int, int] = (0, 0)
     depth_size: tuple[int, int] | None = None
     valid_fraction: float = 0.0
-    num_measured: int = 0
     num_not_finite: int = 0
     even_step: float = 0.0
     median: float = 0.0
     maximum: float = 0.0
-    median_above: float = 0.0
-    median_below: float = 0.0
+    median_middle: float = 0.0
+    median_bottom: float = 0.0
 
 
 def measure_frame(dataset, index: int) -> FrameStats:
@@ -70,20 +70,19 @@ def measure_frame(dataset, index: int) -> FrameStats:
     finite = np.isfinite(depth)
     valid = finite & (depth > 0)
     values = depth[valid]
-    half = depth.shape[0] // 2
+    middle, bottom = depth.shape[0] // 4, 3 * depth.shape[0] // 4
     return FrameStats(
         frame_id,
         image_mode=mode,
         image_size=size,
         depth_size=depth.shape,
         valid_fraction=float(valid.mean()),
-        num_measured=int(values.size),
         num_not_finite=int((~finite).sum()),
         even_step=_even_step(values),
         median=_median(values),
         maximum=float(values.max()) if values.size else 0.0,
-        median_above=_median(depth[:half][valid[:half]]),
-        median_below=_median(depth[half:][valid[half:]]),
+        median_middle=_median(depth[middle:bottom][valid[middle:bottom]]),
+        median_bottom=_median(depth[bottom:][valid[bottom:]]),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import rules, splits
 from datasets.frame import DataError
 from datasets.inspection import known_title
-from datasets.report import Report
+from datasets.report import Report, refuse_to_replace
 from datasets.verify import Finding
 
 
@@ -102,7 +102,10 @@ def enter(
     row: Callable = rules.row_of_id,
     seed: int | None = None,
 ) -> dict[str, str]:
-    """Enter the splits into the manifest; returns the text of the lists that are to be written."""
+    """Enter the splits into the manifest; returns the text of the lists that are to be written.
+
+    Raises DataError if one of them would replace a list of other content without --force.
+    """
     texts = {}
     for name, dataset in found.items():
         ids, path = dataset.frame_ids, listed.get(name)
@@ -111,4 +114,6 @@ def enter(
         # a list that lies where we would write stays as its owner formatted it
         if path is None or path.resolve() != (args.out / f"{name}.txt").resolve():
             texts[name] = "".join(f"{row(dataset, index)}\n" for index in range(len(dataset)))
+    if not args.force:
+        refuse_to_replace(args.out, texts)
     return texts

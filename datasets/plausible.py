@@ -26,7 +26,7 @@ class ExpectedDepth:
         median: bounds in metres on the median frame's median depth.
         farthest: metres that no measurement exceeds.
         valid_fraction: bounds on the median frame's share of measured pixels.
-        nearer_below: the camera looks along a road, so the lower half of a frame is nearer.
+        nearer_below: the camera looks along a road, which is nearest at the bottom of a frame.
     """
 
     units_per_metre: float
@@ -159,12 +159,13 @@ def _eight_bit(measured, split, expected) -> list[Finding]:
 
 
 def _inverted(measured, split, expected) -> list[Finding]:
-    halves = [one for one in measured if one.median_above and one.median_below]
-    inverted = [one for one in halves if one.median_below > one.median_above]
-    if not expected.nearer_below or len(inverted) <= len(halves) / 2:
+    # not the upper half: a lidar does not see far up there, but the façades beside the road
+    both = [one for one in measured if one.median_middle and one.median_bottom]
+    inverted = [one for one in both if one.median_bottom > one.median_middle]
+    if not expected.nearer_below or len(inverted) <= len(both) / 2:
         return []
     message = (
-        f"{split}: in {len(inverted):,} of {len(halves):,} frames the lower half is farther than "
-        "the upper half; is this disparity or inverse depth?"
+        f"{split}: in {len(inverted):,} of {len(both):,} frames the road in the lowest quarter is "
+        "farther than what is above it; is this disparity or inverse depth?"
     )
     return [Finding("problem", "units", message)]

@@ -12,22 +12,20 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-from datasets import DATASETS, nyu_labeled, plausible, rules, sources, splits
+from datasets import DATASETS, plausible, rules, sources, splits
 from datasets.frame import DataError
 from datasets.hold_out import HoldOut, hold_out_frames, hold_out_scenes
 from datasets.images import ImageFolder
-from datasets.inspection import Inspector, known_title, role_of
+from datasets.inspection import inspector_for, known_title, role_of
 from datasets.kitti import Kitti
-from datasets.nyu import Nyu
-from datasets.nyu_variants import VARIANTS, is_held_out
-from datasets.opening import enter, first_files, list_paths, listed_in, open_splits, opens
-from datasets.report import Report, write_lists
+from datasets.opening import enter, first_files, list_paths, listed_in, open_splits
+from datasets.report import Report
 from datasets.rgbd import RgbdList
 from datasets.selection import Selection
 from datasets.synthetic import VARIANTS as SYNTHETIC_VARIANTS
 from datasets.synthetic import Synthetic
 from datasets.synthetic_tree import SPLITS, SyntheticSettings, write_tree
-from datasets.verify import Finding, held_out, name_some
+from datasets.verify import Finding, name_some
 from datasets.virtual_kitti import VirtualKitti
 
 Lists = dict[str, str]
@@ -39,8 +37,9 @@ def prepare_kitti(args: Namespace, report: Report) -> Lists:
     found = open_splits(report, partial(Kitti, variant=args.variant), args.root, rules.KITTI)
     if found:
         report.recognised(rules.kitti_layout(next(iter(found.values()))))
-    _inspect(_inspector(args, report, "kitti", args.variant), found, pools=("train_all",))
-    return enter(args, report, found, rules.KITTI, listed_in(args.root, found))
+    lists = enter(args, report, found, rules.KITTI, listed_in(args.root, found))
+    inspector_for(args, report, "kitti", args.variant).all_splits(found, pools=("train_all",))
+    return lists
 
 
 def prepare_virtual_kitti(args: Namespace, report: Report) -> Lists:
@@ -49,81 +48,9 @@ def prepare_virtual_kitti(args: Namespace, report: Report) -> Lists:
     found = open_splits(report, VirtualKitti, args.root, rules.VIRTUAL_KITTI)
     if found:
         report.recognised(f"Virtual KITTI 2, {first_files(found)}")
-    _inspect(_inspector(args, report, "virtual_kitti", None), found, pools=("all",))
-    return enter(args, report, found, rules.VIRTUAL_KITTI, listed_in(args.root, found))
-
-
-def prepare_nyu(args: Namespace, report: Report) -> Lists:
-    """Lists train, train_all, val and test of NYU Depth v2 in one of its forms."""
-    report.show_sources(sources.NYU[args.variant])
-    opener, words = partial(Nyu, variant=args.variant), dict(rules.NYU)
-    if args.train_list:
-        paths = list_paths(args, args.train_list, ("train", "train_all", "val"))
-        pool = Selection.union([opener(args.root, str(path)) for path in paths])
-        words["train_all"] = f"as listed in {', '.join(map(str, paths))}"
-        found = {
-            "train_all": pool,
-            **_by_scene(pool),
-            **open_splits(report, opener, args.root, ["test"], required=False),
-        }
-        listed = listed_in(args.root, ["test"])
-    else:
-        found = open_splits(report, opener, args.root, words)
-        listed = listed_in(args.root, found)
-    if found:
-        report.recognised(f"NYU Depth v2, variant {args.variant}, {first_files(found)}")
-    else:
-        report.add(_other_variant(args.root))
-    if args.test_scenes:
-        scenes = {Nyu.scene_of(f"{row[1]}/") for row in splits.read_list(args.test_scenes, (2,))}
-        for name in sorted(set(found) - {"test"}):
-            report.add(held_out(name, found[name].frame_ids, Nyu.scene_of, scenes))
-    _inspect(_inspector(args, report, "nyu", args.variant), found, pools=("train_all",))
-    row = rules.row_of_labeled if args.variant == "labeled" else rules.row_of_pair
-    return enter(args, report, found, words, listed, row=row)
-
-
-def _by_scene(pool: Selection) -> dict[str, Selection]:
-    held = [index for index, name in enumerate(pool.frame_ids) if is_held_out(Nyu.scene_of(name))]
-    rest = sorted(set(range(len(pool))) - set(held))
-    return {name: pool.part(part) for name, part in (("train", rest), ("val", held)) if part}
-
-
-def _other_variant(root: str) -> list[Finding]:
-    for variant in VARIANTS:
-        if opens(partial(Nyu, variant=variant), root, ("train_all", "all")):
-            message = f"the files under {root} are of another form: pass --variant {variant}"
-            return [Finding("problem", "lists", message)]
-    return []
-
-
-def prepare_labeled(args: Namespace, report: Report) -> Lists:
-    """Extract the official labelled file of NYU; lists train, train_all, val and test."""
-    report.show_sources(sources.NYU["labeled"])
-    folder = Path(args.root, "labeled")
-    scenes, findings = nyu_labeled.extract(
-        Path(args.mat), folder, workers=args.workers, force=args.force
-    )
-    report.add(findings)
-    report.recognised(f"the official labelled NYU file, extracted to {folder}")
-    if args.splits is None:
-        message = "without --splits splits.mat there is no train and test list, only split 'all'"
-        report.add([Finding("warning", "lists", message)])
-        found = open_splits(report, partial(Nyu, variant="labeled"), args.root, ["all"])
-        _inspect(_inspector(args, report, "nyu", "labeled"), found)
-        return {}
-    halves, findings = nyu_labeled.official_halves(Path(args.splits), len(scenes))
-    report.add(findings)
-    rows = {name: [(n, scenes[n - 1]) for n in half] for name, half in halves.items()}
-    pool = rows["train_all"] = rows["train"]
-    for name, held in (("train", False), ("val", True)):
-        rows[name] = [row for row in pool if is_held_out(Nyu.scene_of(f"{row[1]}/")) == held]
-    texts = {name: "".join(f"{n} {scene}\n" for n, scene in part) for name, part in rows.items()}
-    write_lists(args.out, {name: text for name, text in texts.items() if text}, force=args.force)
-    found = open_splits(report, partial(Nyu, variant="labeled"), args.root, rules.NYU)
-    _inspect(_inspector(args, report, "nyu", "labeled"), found, pools=("train_all",))
-    enter(args, report, found, rules.NYU, {})
-    return {}
+    lists = enter(args, report, found, rules.VIRTUAL_KITTI, listed_in(args.root, found))
+    inspector_for(args, report, "virtual_kitti", None).all_splits(found, pools=("all",))
+    return lists
 
 
 def prepare_synthetic(args: Namespace, report: Report) -> Lists:
@@ -138,7 +65,7 @@ def prepare_synthetic(args: Namespace, report: Report) -> Lists:
         names = [name for name in SPLITS if getattr(settings, f"num_{name}_scenes")]
         found = open_splits(report, partial(Synthetic, variant=look), args.root, names)
         found = {f"{look}/{name}": dataset for name, dataset in found.items()}
-        _inspect(_inspector(args, report, "synthetic", look), found)
+        inspector_for(args, report, "synthetic", look).all_splits(found)
         enter(args, report, found, dict.fromkeys(found, f"rendered, seed {settings.seed}"), {})
     return {}
 
@@ -150,8 +77,9 @@ def prepare_images(args: Namespace, report: Report) -> Lists:
     for dataset in found.values():
         folders = {dataset.scene_of(frame_id) for frame_id in dataset.frame_ids}
         report.recognised(f"{len(dataset):,} unlabelled pictures in {len(folders):,} folders")
-    _inspect(_inspector(args, report, "images", None), found)
-    return enter(args, report, found, rules.IMAGES, listed_in(args.root, found))
+    lists = enter(args, report, found, rules.IMAGES, listed_in(args.root, found))
+    inspector_for(args, report, "images", None).all_splits(found)
+    return lists
 
 
 def prepare_rgbd(args: Namespace, report: Report) -> Lists:
@@ -165,17 +93,18 @@ def prepare_rgbd(args: Namespace, report: Report) -> Lists:
     cut, rule = _cut(args, report, pool, rule)
     found = {name: pool.part(part) for name, part in cut._asdict().items() if part}
     found.pop("dropped", None)
-    inspector = _inspector(args, report, "rgbd", None)
-    if args.hold_out == "frames":
-        inspector.may_share, inspector.reach = "scenes", args.gap
-    _inspect(inspector, found)
     lines = {row[0]: " ".join(row) for path in paths for row in splits.read_list(path)}
-    words = dict.fromkeys(found, rule)
 
     def row(dataset, index: int) -> str:
         return lines[dataset.frame_ids[index]]
 
-    return enter(args, report, found, words, {}, row=row, seed=args.seed)
+    words = dict.fromkeys(found, rule)
+    lists = enter(args, report, found, words, {}, row=row, seed=args.seed)
+    inspector = inspector_for(args, report, "rgbd", None)
+    if args.hold_out == "frames":
+        inspector.may_share, inspector.reach = "scenes", args.gap
+    inspector.all_splits(found)
+    return lists
 
 
 def _cut(args: Namespace, report: Report, pool: Selection, rule: str) -> tuple[HoldOut, str]:
@@ -224,9 +153,9 @@ def check(args: Namespace, report: Report) -> Lists:
         shared = len(set(found[one].frame_ids) & set(found[other].frame_ids))
         message = f"{one} and {other}, both learnt from, share {shared:,} frames"
         report.add([Finding("note", "lists", message)])
-    inspector = _inspector(args, report, args.dataset, args.variant or next(iter(legal), None))
+    inspector = inspector_for(args, report, args.dataset, args.variant or next(iter(legal), None))
     inspector.may_share, inspector.reach = args.may_share, args.gap
-    _inspect(inspector, found)
+    inspector.all_splits(found)
     return {}
 
 
@@ -238,16 +167,3 @@ def _rendered(root: str | Path, split: str, **options) -> Synthetic:
             f"{Path(root, look)}: no such folder; `datasets.prepare synthetic` makes it"
         )
     return Synthetic(root, split, **options)
-
-
-def _inspector(args: Namespace, report: Report, dataset: str, variant: str | None) -> Inspector:
-    expected = plausible.EXPECTED.get((dataset, variant))
-    if dataset == "rgbd":
-        expected = plausible.own_data(args.depth_scale, tuple(args.median_range))
-    return Inspector(report, dataset, variant, args.decode, args.workers, expected)
-
-
-def _inspect(inspector: Inspector, found: dict, *, pools: tuple[str, ...] = ()) -> None:
-    for name, dataset in found.items():
-        inspector.split(name, dataset)
-    inspector.leaks(found, pools)

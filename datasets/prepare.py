@@ -1,11 +1,9 @@
 """Find, check and list the files of a dataset before anyone trains on it. Ours.
 
     python -m datasets.prepare kitti --root data/kitti
-    python -m datasets.prepare nyu --root data/nyu --variant bts --train-list train_files.txt
-    python -m datasets.prepare nyu --variant labeled --mat nyu_depth_v2_labeled.mat \
-        --splits splits.mat --out data/nyu
-    python -m datasets.prepare rgbd --root data/indoor --depth-scale 1000 --list train.txt \
-        --hold-out frames --out data/indoor_splits
+    python -m datasets.prepare nyu --variant bts --root data/nyu --train-list train_files.txt
+    python -m datasets.prepare nyu --variant labeled --mat labeled.mat --splits splits.mat --out DIR
+    python -m datasets.prepare rgbd --root data/desk --depth-scale 1000 --list all.txt
     python -m datasets.prepare synthetic --out data/synthetic
     python -m datasets.prepare check --dataset kitti --root data/kitti --split train --split test
 
@@ -25,11 +23,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import DATASETS, preparation
+from datasets import DATASETS, preparation, preparation_nyu
 from datasets.frame import DataError
 from datasets.measure import NUM_SAMPLED, default_workers
 from datasets.plausible import INDOOR_MEDIAN
-from datasets.report import Report, keep_rules, write_json, write_lists
+from datasets.report import Report, check_writable, keep_rules, write_json, write_lists
 from datasets.synthetic_tree import SyntheticSettings
 
 
@@ -52,8 +50,8 @@ def _run(args: argparse.Namespace) -> int:
     }
     report = Report(args.command, str(args.root), settings=settings)
     lists = args.run(args, report)
-    if args.command != "check":
-        write_lists(args.out, lists, force=args.force)
+    if args.command != "check" and report.lists:
+        write_lists(args.out, lists)
         report.lists = keep_rules(report.lists, args.out / "manifest.json")
         write_json(args.out / "manifest.json", report.lists)
         write_json(args.out / "prepare_report.json", report.as_dict())
@@ -73,11 +71,13 @@ def _resolve_folders(args: argparse.Namespace) -> None:
     if args.command == "nyu" and args.mat:
         if args.variant != "labeled" or args.root or not args.out:
             raise DataError("--mat goes with --variant labeled and --out, and without --root")
-        args.root, args.out, args.run = args.out, None, preparation.prepare_labeled
+        args.root, args.out, args.run = args.out, None, preparation_nyu.prepare_labeled
+        check_writable(Path(args.root))
     elif not args.root or not Path(args.root).is_dir():
         raise DataError(f"--root {args.root}: no such folder" if args.root else "--root is needed")
     if args.command != "check":
-        args.out = Path(args.out) if args.out else Path(args.root, "splits")
+        args.out = Path(args.out or Path(args.root, "splits"))
+        check_writable(args.out)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     kitti.add_argument("--variant", choices=["annotated", "velodyne_raw"], default="annotated")
     nyu = command(
         "nyu",
-        preparation.prepare_nyu,
+        preparation_nyu.prepare_nyu,
         "NYU Depth v2, in the form BTS or DenseDepth "
         "distribute, or from the official labelled file",
     )
@@ -247,4 +247,6 @@ if __name__ == "__main__":
         # the reader, such as `head`, left; what is on disk is complete or absent
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)

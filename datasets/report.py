@@ -90,26 +90,32 @@ class Report:
         }
 
 
-def write_lists(folder: Path, lists: dict[str, str], *, force: bool) -> list[Path]:
-    """Write `<folder>/<name>.txt` for each name -> text.
-
-    A list that exists with other content is someone's split: DataError unless `force`. Nothing is
-    written before all of them have been looked at.
-    """
+def refuse_to_replace(folder: Path, lists: dict[str, str]) -> None:
+    """Raise DataError if `<folder>/<name>.txt` exists with other content: it is someone's split."""
     paths = {folder / f"{name}.txt": text for name, text in lists.items()}
     stale = [
         str(path)
         for path, text in paths.items()
         if path.is_file() and path.read_text(encoding="utf-8-sig").replace("\r", "") != text
     ]
-    if stale and not force:
+    if stale:
         raise DataError(
             f"{', '.join(stale)} exists with other content and is kept; pass --force to replace "
             "it, or --out another folder"
         )
-    for path, text in paths.items():
-        write_text(path, text)
-    return list(paths)
+
+
+def write_lists(folder: Path, lists: dict[str, str]) -> None:
+    """Write `<folder>/<name>.txt` for each name -> text."""
+    for name, text in lists.items():
+        write_text(folder / f"{name}.txt", text)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise DataError if files cannot be written into `folder`, whether it exists or not."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise DataError(f"{folder} cannot be written; choose another folder with --out")
 
 
 def keep_rules(lists: dict[str, dict], manifest: Path) -> dict[str, dict]:

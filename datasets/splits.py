@@ -130,6 +130,17 @@ def label_budget(frame_ids: Sequence[str], num_frames: int | None, seed: int) ->
     return [by_name[int(position)] for position in order[:num_frames]]
 
 
+def evenly(items: Sequence[int], wanted: int) -> list[int]:
+    """At most `wanted` of `items`, evenly spaced, the first among them."""
+    wanted = min(len(items), wanted)
+    return [items[place * len(items) // wanted] for place in range(wanted)]
+
+
+def frame_ids_at(dataset, indices: Iterable[int]) -> list[str]:
+    """Names of the frames of `dataset` at `indices`."""
+    return [dataset.frame_ids[index] for index in indices]
+
+
 def check_unique(frame_ids: Sequence[str], source: Path) -> None:
     """Raise DataError, naming `source`, if a frame id occurs twice (say, in two spellings)."""
     counts = Counter(frame_ids)

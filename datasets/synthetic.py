@@ -1,7 +1,7 @@
 """The embedded default dataset: streets rendered here, with exact depth, read as a KITTI tree.
 
-See synthetic_scene and synthetic_street (what stands where), synthetic_render (depth), synthetic_look,
-synthetic_surfaces and synthetic_shading (the picture), synthetic_files and synthetic_tree (the disk).
+What stands where: synthetic_scene, _street, _cars, _world. Depth: synthetic_render. The picture:
+synthetic_look, _texture, _surfaces, _shadow, _shading. The disk: synthetic_files, _tree.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class TreeFiles:
 
 
 def intrinsics(size: tuple[int, int]) -> np.ndarray:
-    """(3, 3) camera matrix in pixels of a picture of `size` (H, W): KITTI's field of view, scaled."""
+    """(3, 3) camera matrix, pixels of a picture of `size` (H, W): KITTI's field of view."""
     height, width = size
     focal = 0.58 * width
     return np.array(

@@ -1,17 +1,17 @@
 """The two looks of the synthetic streets: palettes, light, weather, textures and camera noise.
 
-A look changes how a street is painted and lit, never where anything stands: scenes of both looks have
-the same depth, pixel for pixel. look_a is a clean day; look_b is overcast or dusk, with other colours,
-rougher textures, more fog, noise and blur. All colours are linear RGB in [0, 1].
+A look changes how a street is painted and lit, never where anything stands: scenes of both looks
+have the same depth, pixel for pixel. look_a is a clean day; look_b is overcast or dusk, with other
+colours, rougher textures, more fog, noise and blur. All colours are linear RGB in [0, 1].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from .synthetic_texture import TILE, texture_atlas
 from .synthetic_world import (
     BUILDING,
     CAR,
@@ -26,11 +26,6 @@ from .synthetic_world import (
     TRUNK,
     World,
 )
-
-TILE = 256  # texels along the side of a texture; a power of two
-SPECKLE, CLOUD, LEAVES, BRICKS, SLABS = range(5)  # layers of a texture atlas
-LEVELS = 8  # mip levels: 256, 128, ..., 2 texels
-LEVEL_START = np.cumsum([0, *[(TILE >> level) ** 2 for level in range(LEVELS)]]).astype(np.int32)
 
 
 def _srgb(*codes: str) -> tuple[tuple[float, float, float], ...]:
@@ -95,7 +90,7 @@ LOOK_A = Look(
     horizon=(0.66, 0.78, 0.90),
     cloudiness=(0.15, 0.65),
     fog_per_metre=(0.0012, 0.0030),
-    exposure=(0.90, 1.12),
+    exposure=(1.05, 1.3),
     noise=0.006,
     blur_weight=0.0,
     vignette=0.16,
@@ -105,7 +100,7 @@ LOOK_B = Look(
     name="look_b",
     texture_seed=23,
     roughness=0.5,
-    texture_contrast=1.15,
+    texture_contrast=1.0,
     palettes={
         BUILDING: _srgb("6f6a66", "8a8078", "5a4a48", "9a968c", "70655a", "5c6670", "857268"),
         ROOF: _srgb("3e3a3a", "54403a", "4a4f55"),
@@ -128,8 +123,8 @@ LOOK_B = Look(
     horizon=(0.62, 0.58, 0.55),
     cloudiness=(0.8, 1.0),
     fog_per_metre=(0.006, 0.013),
-    exposure=(0.72, 0.98),
-    noise=0.022,
+    exposure=(0.95, 1.25),
+    noise=0.016,
     blur_weight=0.08,
     vignette=0.30,
 )
@@ -189,73 +184,3 @@ def _colours(look: Look, world: World) -> np.ndarray:
         palette = np.array(look.palettes[kind])
         colours[chosen] = palette[(world.tint[chosen] * len(palette)).astype(int)]
     return (colours * (0.8 + 0.4 * world.shade[:, None])).T.astype(np.float32).copy()
-
-
-@lru_cache(maxsize=4)
-def texture_atlas(seed: int, roughness: float, contrast: float) -> np.ndarray:
-    """Tileable textures with mip levels, flat float32: layer, then level, then row, then column.
-
-    Values have mean 0; `contrast` is the standard deviation of the finest level in units that surfaces
-    multiply by 0.1 to 0.3. Layers: SPECKLE, CLOUD, LEAVES, BRICKS, SLABS.
-    """
-    rng = np.random.default_rng(seed)
-    speckle = _spectral_noise(rng, 0.75 - roughness)
-    cloud = _spectral_noise(rng, 1.9 - roughness)
-    leaves = np.tanh(1.5 * _spectral_noise(rng, 1.1 - roughness))
-    grain = 0.35 * _spectral_noise(rng, 0.6)
-    layers = [speckle, cloud, leaves, grain + _courses(rng, 16, 32), grain + _courses(rng, 64, 64)]
-    return np.concatenate([level.ravel() for layer in layers for level in _mips(contrast * layer)])
-
-
-def _spectral_noise(rng: np.random.Generator, slope: float) -> np.ndarray:
-    """(TILE, TILE) Gaussian noise whose amplitude falls as frequency ** -slope; mean 0, std 1."""
-    frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.fftfreq(TILE)[None]) * TILE
-    spectrum = np.fft.fft2(rng.standard_normal((TILE, TILE))) / np.maximum(frequency, 1.0) ** slope
-    noise = np.fft.ifft2(spectrum).real
-    noise -= noise.mean()
-    return np.clip(noise / noise.std(), -2.5, 2.5)
-
-
-def _courses(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(TILE, TILE) rows of bricks or slabs with lighter joints, every other row shifted by half."""
-    row, column = np.mgrid[:TILE, :TILE]
-    course = row // height
-    column = (column + (course % 2) * (width // 2)) % TILE
-    tone = rng.standard_normal((TILE // height, TILE // width))[course, column // width]
-    joint = (row % height < 2) | (column % width < 2)
-    pattern = np.where(joint, -1.6, 0.6 * tone)
-    return pattern - pattern.mean()
-
-
-def _mips(texture: np.ndarray) -> list[np.ndarray]:
-    levels = [texture.astype(np.float32)]
-    while len(levels) < LEVELS:
-        last = levels[-1]
-        levels.append((last[::2, ::2] + last[1::2, ::2] + last[::2, 1::2] + last[1::2, 1::2]) / 4)
-    return levels
-
-
-def sample(
-    atlas: np.ndarray,
-    layer: int | np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
-    texels_per_pixel: np.ndarray,
-) -> np.ndarray:
-    """Texture values at `u`, `v` (texels, any sign beyond -65536), blurred to the pixel's footprint.
-
-    Arrays are float32 of one shape (n,); so is the result.
-    """
-    # floor(log2) straight from the exponent bits of a float32
-    level = np.clip((texels_per_pixel.view(np.int32) >> 23) - 127, 0, LEVELS - 1)
-    column = (u + np.float32(65536)).astype(np.int32)
-    column &= TILE - 1
-    column >>= level
-    row = (v + np.float32(65536)).astype(np.int32)
-    row &= TILE - 1
-    row >>= level
-    row <<= 8 - level
-    row += column
-    row += LEVEL_START.take(level)
-    row += layer * LEVEL_START[-1]
-    return atlas.take(row)

@@ -1,9 +1,9 @@
-"""Ray casting of a synthetic street: which surface does the ray of each pixel meet, and how far away.
+"""Ray casting of a synthetic street: which surface does the ray of a pixel meet, and how far away.
 
-Along the ray (x, y, 1) of a pixel, the inverse depth at which it crosses a plane is linear in x and y. So a
-convex solid costs a few broadcast additions: it is entered at the smallest inverse depth of the planes
-that face the camera and left at the largest of the others. Rays are cast only inside the rectangle that
-contains the projected object. Depth is camera z in metres and exact up to float32.
+Along the ray (x, y, 1) of a pixel, the inverse depth at which it crosses a plane is linear in x and
+y. So a convex solid costs a few broadcast additions: it is entered at the smallest inverse depth of
+the planes that face the camera and left at the largest of the others. Rays are cast only inside the
+rectangle that contains the projected object. Depth is camera z in metres, exact up to float32.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ def cast(world: World, camera: Camera, time_s: float) -> Hits:
 
 def depth_of(hits: Hits, max_depth: float = 255.0) -> np.ndarray:
     """Camera z in metres, (H, W) float32; 0 for sky and for anything beyond `max_depth`."""
-    with np.errstate(divide="ignore"):
-        depth = 1.0 / hits.inverse_depth
-    return np.where(depth <= max_depth, depth, np.float32(0))
+    known = hits.inverse_depth * np.float32(max_depth) >= 1
+    return np.divide(1, hits.inverse_depth, out=np.zeros_like(hits.inverse_depth), where=known)
 
 
 def _rectangles(vertices: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel rectangles (N, 4: top, bottom, left, right, half open) around corners (N, 8, 3), and nearest z.
+    """Pixel rectangles around corners (N, 8, 3), and the nearest z of each (N,).
 
-    Objects that reach behind the camera are clipped at NEAR_METRES. Empty where out of sight.
+    Rectangles are (N, 4): top, bottom, left, right, half open, empty where out of sight. Objects
+    that reach behind the camera are clipped at NEAR_METRES.
     """
     local = (vertices - camera.centre) @ camera.rotation  # (N, 8, 3) camera frame
     depth = local[:, :, 2]
@@ -119,45 +119,50 @@ def _cast_solids(world, camera, shift, order, rects, nearest, inverse, surface) 
     x, y = rays(camera)
     normals = world.normals[order]
     offsets = world.offsets[order] + (normals * shift[order, None]).sum(axis=2)
-    slack = (
-        offsets - normals @ camera.centre
-    )  # (n, 6) metres; negative: the camera is outside this plane
+    slack = offsets - normals @ camera.centre  # (n, 6) metres; negative: the camera is outside
     slack = np.where(np.abs(slack) < 1e-6, 1e-6, slack)
     plane = ((normals @ camera.rotation) / slack[:, :, None]).astype(np.float32)
-    columns = plane[:, :, 0, None] * x  # (n, 6, W)
-    rows = plane[:, :, 1, None] * y + plane[:, :, 2, None]  # (n, 6, H)
-    outside = slack < 0
-    num_outside = outside.sum(axis=1)
-    # seen from outside first, BOTTOM last: it is not needed where a solid stands on the ground
-    faces = np.argsort(~outside + (np.arange(6) == BOTTOM), axis=1, kind="stable")
-    num_planes = 6 - world.standing[order]
-
-    # largest value of each plane within the rectangle: planes that stay below 0 are never crossed there
     box = rects[order]
-    half = (box[:, [3, 1]] - box[:, [2, 0]]) / (2 * camera.intrinsics[[0, 1], [0, 1]])
-    middle = ((box[:, [3, 1]] + box[:, [2, 0]]) / 2 - camera.intrinsics[:2, 2]) / camera.intrinsics[[0, 1], [0, 1]]
-    peak = (plane[:, :, :2] * middle[:, None] + np.abs(plane[:, :, :2]) * half[:, None]).sum(2) + plane[:, :, 2]
+    # the largest value of each plane within the rectangle; if not positive, it is never crossed
+    half = (box[:, [3, 1]] - box[:, [2, 0]]) / 2
+    middle = (box[:, [3, 1]] + box[:, [2, 0]]) / 2 - camera.intrinsics[:2, 2]
+    focal = camera.intrinsics[[0, 1], [0, 1]]
+    slope = plane[:, :, :2] / focal
+    peak = (slope * middle[:, None] + np.abs(slope) * half[:, None]).sum(axis=2) + plane[:, :, 2]
+    enter = slack < 0
+    leave = ~enter & (peak > 0)
+    leave[:, BOTTOM] &= world.standing[order] == 0  # nothing is seen from below the ground
+    reached = enter.any(axis=1) & (np.where(enter, peak, 1).min(axis=1) > 0)
+    columns = (plane[:, :, 0, None] * x)[:, :, None]  # (n, 6, 1, W)
+    rows = (plane[:, :, 1, None] * y + plane[:, :, 2, None])[:, :, :, None]  # (n, 6, H, 1)
 
-    for k, index in enumerate(order):
-        top, bottom, left, right = rects[index]
+    for k in np.flatnonzero(reached).tolist():
+        top, bottom, left, right = box[k].tolist()
         closest = inverse[top:bottom, left:right]
-        enter, leave = faces[k, : num_outside[k]], faces[k, num_outside[k] : num_planes[k]]
-        if not len(enter) or peak[k, enter].min() <= 0 or closest.min() * nearest[index] >= 1:
+        if closest.min() * nearest[order[k]] >= 1:
             continue
-        wide, tall = columns[k, :, None, left:right], rows[k, :, top:bottom, None]
-        entry = wide[enter[0]] + tall[enter[0]]  # (h, w)
-        face = 6 * index + enter[0]
-        if len(enter) > 1:
-            face = np.full(entry.shape, face, np.int32)
-        for j in enter[1:]:
+        wide, tall = columns[k, :, :, left:right], rows[k, :, top:bottom]
+        first, *others = np.flatnonzero(enter[k]).tolist()
+        name = 6 * int(order[k])
+        entry, face = wide[first] + tall[first], np.int32(name + first)  # (h, w)
+        for j in others:
             other = wide[j] + tall[j]
-            np.copyto(face, 6 * index + j, where=other < entry)
+            face = face + (other < entry) * (np.int32(name + j) - face)
             np.minimum(entry, other, out=entry)
         hit = entry > closest
-        for j in leave[peak[k, leave] > 0]:
+        for j in np.flatnonzero(leave[k]).tolist():
             hit &= entry > wide[j] + tall[j]
-        np.copyto(closest, entry, where=hit)
-        np.copyto(surface[top:bottom, left:right], face, where=hit)
+        _draw(hit, entry, face, closest, surface[top:bottom, left:right])
+
+
+def _draw(hit, entry, face, closest, surface) -> None:
+    """Where `hit`, put `entry` into `closest` and `face` into `surface`; all (h, w), in place.
+
+    Arithmetic with the mask, because masked copies are several times slower.
+    """
+    entry *= hit
+    np.maximum(closest, entry, out=closest)
+    surface += hit * (face - surface)
 
 
 def _cast_rounds(world, camera, shift, order, rects, nearest, inverse, surface, direction) -> None:
@@ -194,5 +199,4 @@ def _cast_rounds(world, camera, shift, order, rects, nearest, inverse, surface, 
             height = np.float32(-camera.centre[1]) * entry - rise[box]
             low, high = world.span[r].astype(np.float32)
             hit &= (height >= low * entry) & (height <= high * entry)
-        np.copyto(closest, entry, where=hit)
-        np.copyto(surface[box], np.int32(6 * world.num_solids + r), where=hit)
+        _draw(hit, entry, np.int32(6 * world.num_solids + r), closest, surface[box])

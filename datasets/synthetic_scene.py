@@ -1,6 +1,6 @@
 """Drawing a synthetic street at random, and the drive of the camera through it.
 
-Everything depends on the random generator only, never on the look. Coordinates: see synthetic_street.
+Everything depends on the random generator only, never on the look. Places: see synthetic_street.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .synthetic_cars import add_parked_cars, add_traffic
 from .synthetic_street import (
     Draft,
     Road,
     Style,
     add_buildings,
     add_clutter,
-    add_parked_cars,
     add_street_end,
-    add_traffic,
     add_verge,
 )
 from .synthetic_world import World, assemble
@@ -108,12 +107,14 @@ def _draw_drive(
     height = height + rng.normal(0, 0.006, num_frames)
     pitch = np.clip(rng.normal(0, 0.6), -1.5, 1.5) + rng.normal(0, 0.12, num_frames)
     roll = np.clip(rng.normal(0, 0.4), -1, 1) + rng.normal(0, 0.08, num_frames)
-    rotations = [_rotation(*angles) for angles in zip(yaw, np.radians(pitch), np.radians(roll), strict=True)]
+    rotations = [
+        _rotation(*angles) for angles in zip(yaw, np.radians(pitch), np.radians(roll), strict=True)
+    ]
     return Drive(np.stack([road.middle(s) + side, -height, s], axis=1), np.stack(rotations))
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Camera-to-world rotation: roll about z, then pitch (positive looks up), then yaw to the right."""
+    """Camera to world: roll about z, then pitch (positive looks up), then yaw to the right."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     cr, sr = np.cos(roll), np.sin(roll)
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

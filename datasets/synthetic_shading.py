@@ -1,7 +1,7 @@
 """Light: from ray hits to the picture a camera would take of a synthetic street.
 
-Lambert shading by one sun and an even sky, cast shadows and contact darkening on the ground, fog, sky with
-clouds; then the camera itself: exposure, vignetting, tone curve, blur and noise.
+Lambert shading by one sun and an even sky, cast shadows and contact darkening on the ground, fog, a
+sky with clouds; then the camera itself: exposure, vignetting, tone curve, blur and noise.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from functools import lru_cache
 import numpy as np
 
 from . import synthetic_surfaces as surfaces
-from .synthetic_look import CLOUD, Appearance, sample
+from .synthetic_look import Appearance
 from .synthetic_render import Camera, Hits
 from .synthetic_scene import Scene
 from .synthetic_shadow import GroundMaps, hidden_by_buildings
+from .synthetic_texture import CLOUD, sample
 from .synthetic_world import (
     BUILDING,
     CAR,
@@ -72,8 +73,8 @@ class Shader:
 
     def radiance(self, camera: Camera, hits: Hits, time_s: float) -> np.ndarray:
         """Light arriving at the camera, (3, H, W), before anything the camera does to it."""
-        # Sorted by kind, the pixels of one kind are neighbours; np.take, because indexing the last axis
-        # of a 2-D array with an array of integers is many times slower.
+        # Sorted by kind, the pixels of one kind are neighbours. np.take, because indexing the last
+        # axis of a 2-D array with an array of integers is many times slower.
         kind = self._kind.take(hits.surface.ravel() + 2)
         order = np.argsort(kind, kind="stable")
         surface = hits.surface.ravel().take(order)
@@ -131,8 +132,11 @@ class Shader:
             )
             direct, sky = self._direct[surface], self._open[surface]
         else:
+            along = local[2] + number.astype(np.float32) * np.float32(
+                3.7
+            )  # not the same leaves on every tree
             patch = surfaces.Patch(
-                point[2], point[0], height, surface, None, colour, number, footprint
+                along, local[0], height, surface, None, colour, number, footprint
             )
             direct, sky = self._round_light(number, local)
         grounded = 1 - 0.35 * np.clip(1 - height * np.float32(1.2), 0, 1)
@@ -152,7 +156,9 @@ class Shader:
     def _light(self, albedo, direct, sky) -> np.ndarray:
         """Light leaving a matt surface, in place: albedo * (sun * direct + ambient * sky)."""
         for channel in range(3):
-            albedo[channel] *= self.appearance.sun[channel] * direct + self.appearance.ambient[channel] * sky
+            albedo[channel] *= (
+                self.appearance.sun[channel] * direct + self.appearance.ambient[channel] * sky
+            )
         return albedo
 
     def _maps_at(self, time_s: float) -> GroundMaps:
@@ -177,7 +183,9 @@ class Shader:
         noise = sample(look.atlas, CLOUD, u, v, stretch * np.float32(0.01))
         cloud = np.clip(0.45 * noise + 1.5 * np.float32(look.cloudiness) - 0.75, 0, 0.9)
         cloud *= np.clip(rise * 7, 0, 1)
-        bearing = np.arctan2(direction[0], direction[2]) * np.float32(40) + np.float32(look.cloud_shift[0])
+        bearing = np.arctan2(direction[0], direction[2]) * np.float32(40) + np.float32(
+            look.cloud_shift[0]
+        )
         hill = sample(look.atlas, CLOUD, bearing, np.full_like(bearing, 9.0), np.ones_like(bearing))
         is_hill = np.clip((0.022 + 0.011 * hill - rise) * 250, 0, 1)
         white = look.horizon.max() * (1.05 + 0.08 * noise)
@@ -202,7 +210,9 @@ def develop(radiance: np.ndarray, appearance: Appearance, rng: np.random.Generat
     display = _tone_curve()[tone]
     grain = _grain()
     start = rng.integers(0, grain.size - display.size)
-    display += grain[start : start + display.size].reshape(display.shape) * np.float32(255 * look.noise)
+    display += grain[start : start + display.size].reshape(display.shape) * np.float32(
+        255 * look.noise
+    )
     return np.clip(display, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
@@ -233,5 +243,5 @@ def _tone_curve() -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _grain() -> np.ndarray:
-    """Standard normal numbers to cut sensor noise from: drawing afresh would cost more than rendering."""
+    """Standard normal numbers to cut sensor noise from; drawing afresh would be slow."""
     return np.random.default_rng(3).standard_normal(1 << 21).astype(np.float32)

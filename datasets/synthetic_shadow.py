@@ -1,7 +1,7 @@
 """Maps of the ground that say where the sun is hidden and where objects darken their surroundings.
 
-Shadows fall on the flat ground only, so the shadow of every primitive is a polygon or an ellipse there;
-still objects are drawn once per scene into a picture of the ground, moving ones once per frame.
+Shadows fall on the flat ground only, so the shadow of every primitive is a polygon or an ellipse
+there; still objects are drawn once per scene into a picture of the ground, moving ones per frame.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def _stamp(plane: np.ndarray, outline: tuple[int, bool, np.ndarray], blur: float
     """Darken `plane` by one blurred outline, in place; only the cells around it are touched."""
     margin = int(blur) + 2
     low = np.clip(np.floor(outline[2].min(axis=0)).astype(int) - margin, 1, None)
-    high = np.minimum(np.ceil(outline[2].max(axis=0)).astype(int) + margin, np.array(plane.shape)[::-1] - 1)
+    high = np.minimum(
+        np.ceil(outline[2].max(axis=0)).astype(int) + margin, np.array(plane.shape)[::-1] - 1
+    )
     if outline[0] and (low < high).all():
         picture = Image.new("L", tuple((high - low).tolist()))
         _fill(picture, outline, low)

@@ -1,8 +1,8 @@
 """Painting: what colour a synthetic surface has at a point, before any light falls on it.
 
-Each function takes n points of one kind of surface and returns albedo (3, n) float32. Patterns are fixed
-to the surface, so both eyes and all frames see the same paint. Edges of painted patterns are softened
-over the footprint of a pixel, which keeps far windows and lane markings from flickering.
+Each function takes n points of one kind of surface and returns albedo (3, n) float32. Patterns are
+fixed to the surface, so both eyes and all frames see the same paint. Edges of painted patterns are
+softened over the footprint of a pixel, which keeps far windows and lane markings from flickering.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .synthetic_look import BRICKS, CLOUD, LEAVES, SLABS, SPECKLE, Appearance, sample
+from .synthetic_look import Appearance
 from .synthetic_street import Road
+from .synthetic_texture import BRICKS, CLOUD, LEAVES, SLABS, SPECKLE, sample
 from .synthetic_world import BACK, FRONT, TOP
 
 _HASH = np.random.default_rng(7).random(1024).astype(np.float32)  # fixed: brightness of windows
@@ -21,8 +22,8 @@ _HASH = np.random.default_rng(7).random(1024).astype(np.float32)  # fixed: brigh
 class Patch(NamedTuple):
     """n visible points of one kind of surface; all arrays float32 (n,) unless noted."""
 
-    along: np.ndarray  # metres from the object's centre along its heading (rounds: world z)
-    across: np.ndarray  # metres to its right (rounds: world x)
+    along: np.ndarray  # metres from the object's centre along its heading (rounds: along z)
+    across: np.ndarray  # metres to its right (rounds: along x)
     height: np.ndarray  # metres above the ground
     face: np.ndarray  # (n,) int, see synthetic_world
     detail: np.ndarray | None  # (4, n), buildings and cars only
@@ -76,7 +77,9 @@ def ground(look: Appearance, road: Road, x, z, footprint) -> np.ndarray:
 
 def _markings(road: Road, side, away, z, footprint) -> np.ndarray:
     """Share of each pixel that is white paint (n,)."""
-    long = footprint * np.maximum(z, 1) / 1.65  # the footprint along the ground, seen at a low angle
+    long = (
+        footprint * np.maximum(z, 1) / 1.65
+    )  # the footprint along the ground, seen at a low angle
     dash = cover(1.5 - np.abs(_repeat(z, 9.0) - 1.5), np.minimum(long, 9.0))
     paint = cover(0.07 - np.abs(side), footprint) * (1 if road.lanes == 2 else dash)
     driven = road.half_width - road.parking
@@ -93,7 +96,11 @@ def _markings(road: Road, side, away, z, footprint) -> np.ndarray:
 
 
 def building(look: Appearance, patch: Patch) -> np.ndarray:
-    """Plaster or brick with rows of windows, a plinth, and doors on the ground floor."""
+    """Plaster or brick with rows of windows and a plinth.
+
+    `detail`: width of a window's cell and height of a storey in metres, and the share of either
+    that the window takes.
+    """
     wall = np.where(patch.face < FRONT, patch.along, patch.across)
     albedo = patch.colour.copy()
     brick = _HASH.take(patch.number & 1023) < 0.4
@@ -130,7 +137,11 @@ def roof(look: Appearance, patch: Patch) -> np.ndarray:
 
 
 def car(look: Appearance, patch: Patch) -> np.ndarray:
-    """Paint, wheels, dark sills, lamps, number plates, and a band of windows where the detail says so."""
+    """Paint, wheels, dark sills, lamps, number plates, and a band of windows.
+
+    `detail`: distance of the axles from the middle, radius of the wheels (0: no wheels), lower and
+    upper edge of the windows (0: none), metres.
+    """
     albedo = patch.colour.copy()
     wheel, tyre, glass_low, glass_high = patch.detail
     on_side, soft = patch.face < FRONT, patch.footprint

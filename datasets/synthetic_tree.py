@@ -1,8 +1,8 @@
 """Writing synthetic streets to disk, once, as a tree in KITTI's layout.
 
-A tree appears under its final name only when it is complete: it is rendered in a folder beside it and
-renamed at the end. Every scene depends on (seed, split, number, look) alone, so the files are the same
-for any number of workers, and the validation scenes do not change with the number of training scenes.
+A tree appears under its final name only when it is complete: it is rendered in a folder beside it
+and renamed at the end. Every scene depends on (seed, split, number, look) alone, so the files are
+the same for any number of workers, and the validation scenes for any number of training scenes.
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def _render(folder: Path, look: str, settings: SyntheticSettings, workers: int) 
         path.write_text("".join(lines), encoding="utf-8")
 
     per_scene = settings.frames_per_scene
-    with tqdm(total=settings.num_frames, unit="frame", desc=f"rendering {look}", **_bar_style()) as bar:
+    with tqdm(
+        total=settings.num_frames, unit="frame", desc=f"rendering {look}", **_bar_style()
+    ) as bar:
         for _ in _written(jobs, min(workers, len(jobs))):
             bar.update(per_scene)
 

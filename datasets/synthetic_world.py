@@ -1,8 +1,9 @@
 """Solids and rounds: the only two things a synthetic street is built from, as arrays.
 
-World axes follow the KITTI camera: x right, y down, z forward along the street; the ground is y = 0 and
-the height of a point is -y. A *solid* is a box standing on a rotated rectangle, whose top rectangle may be
-inset (roofs, windscreens), hence six planes. A *round* is a vertical cylinder or an upright ellipsoid.
+World axes follow the KITTI camera: x right, y down, z forward along the street; the ground is y = 0
+and the height of a point is -y. A *solid* is a box standing on a rotated rectangle, whose top
+rectangle may be inset (roofs, windscreens), hence six planes. A *round* is a vertical cylinder or
+an upright ellipsoid.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ RIGHT, LEFT, FRONT, BACK, TOP, BOTTOM = range(6)  # faces of a solid
 class Solid(NamedTuple):
     """Metres and radians; yaw 0 looks along +z and turns towards +x. Heights are above the ground.
 
-    `inset_*` is how far the top rectangle lies inside the bottom one. `tint` and `shade` in [0, 1) pick
-    the colour from a look's palette. `detail` depends on the kind (see synthetic_surfaces).
+    `inset_*` is how far the top rectangle lies inside the bottom one. `tint` and `shade` in [0, 1)
+    pick the colour from a look's palette. `detail` depends on the kind (see synthetic_surfaces).
     """
 
     kind: int
@@ -43,7 +44,7 @@ class Solid(NamedTuple):
 
 
 class Round(NamedTuple):
-    """A cylinder (`ellipsoid=False`) or ellipsoid with a vertical axis, from `low` to `high` metres."""
+    """A cylinder, or an ellipsoid, with a vertical axis, from `low` to `high` metres."""
 
     kind: int
     x: float
@@ -130,7 +131,7 @@ def _axes(yaw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _planes(
     flat: np.ndarray, heading: np.ndarray, right: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outward normals (S, 6, 3) and offsets (S, 6) of the faces RIGHT, LEFT, FRONT, BACK, TOP, BOTTOM."""
+    """Outward normals (S, 6, 3) and offsets (S, 6), in the order of the face constants."""
     up = np.array([0.0, -1.0, 0.0])
     tall = (flat[:, 7] - flat[:, 6])[:, None]
     base = np.stack([flat[:, 1], -flat[:, 6], flat[:, 2]], axis=1)  # centre of the bottom rectangle

@@ -214,7 +214,7 @@ def held_out(
         return []
     drives = sorted({scene_of(frame_id) for frame_id in bad})
     message = (
-        f"{split}: {len(bad):,} frames lie on {len(drives)} test drives ({name_some(drives)}); "
-        "remove them from this list"
+        f"{split}: {len(bad):,} frames lie on {len(drives)} test drives or scenes "
+        f"({name_some(drives)}); remove them from this list"
     )
     return [Finding("problem", "leakage", message)]

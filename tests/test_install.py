@@ -15,13 +15,17 @@ SCRIPT = ROOT / "package_install.sh"
 INTERPRETER = """#!/bin/sh
 printf '%s\\n' "$*" >>"$CALLS"
 case "$*" in
-    *"import venv"*) exit "$VENV_RC" ;;
     "-m venv"*) rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     *whl/*) exit "$INDEX_RC" ;;
     *"pip install"*) exit "$PIP_RC" ;;
     *"-c"*) echo "$VERSION" ;;
 esac
 """
+
+
+def refusing(code: str) -> str:
+    """The interpreter, but `-c` of anything with this code in it fails."""
+    return INTERPRETER.replace("case", f'case "$*" in *"{code}"*) exit 1 ;; esac\ncase', 1)
 
 
 class Checkout:
@@ -47,7 +51,7 @@ class Checkout:
 
     def run(self, *arguments, **environment) -> subprocess.CompletedProcess:
         """Run the script from another folder; `calls` holds what the interpreter was asked."""
-        answers = {"VERSION": "3.12", "VENV_RC": "0", "PIP_RC": "0", "INDEX_RC": "0"}
+        answers = {"VERSION": "3.12", "PIP_RC": "0", "INDEX_RC": "0"}
         search = {"PATH": f"{self.programs}:{os.environ['PATH']}", "CALLS": str(self.calls_file)}
         self.calls_file.write_text("")
         result = subprocess.run(
@@ -163,6 +167,15 @@ def test_another_python_makes_the_environment_anew(checkout):
     assert len(checkout.installs) == 2
 
 
+def test_an_environment_left_half_made_is_made_anew(checkout):
+    half_made = checkout.folder / ".venv/bin/python"
+    half_made.parent.mkdir(parents=True)
+    half_made.write_text(refusing("import pip"))
+    half_made.chmod(0o755)
+    assert checkout.run().returncode == 0
+    assert any(call.startswith("-m venv --clear") for call in checkout.calls)
+
+
 def test_without_a_gpu_the_cpu_index_comes_first_and_pypi_is_the_fallback(checkout):
     checkout.run()
     assert "--index-url https://download.pytorch.org/whl/cpu" in checkout.installs[0]
@@ -198,6 +211,16 @@ def test_a_chosen_build_of_torch_is_kept_until_another_is_asked_for(checkout):
     assert "whl/cpu" in checkout.installs[0]
 
 
+def test_cpu_wheels_give_way_where_a_gpu_has_appeared(checkout):
+    checkout.run()
+    checkout.add_program("nvidia-smi", "#!/bin/sh\necho '590.10, 8.9'\n")
+    checkout.run()
+    assert "torch===2.13.0" in checkout.installs[0]
+    checkout.add_program("nvidia-smi", "#!/bin/sh\nexit 9\n")  # a login node of the same cluster
+    checkout.run()
+    assert checkout.installs == []
+
+
 def test_cuda_126_has_no_fallback(checkout):
     result = checkout.run("--cu126", INDEX_RC="1")
     assert result.returncode == 1
@@ -215,7 +238,8 @@ def test_no_venv_installs_into_the_interpreter_given(checkout):
 
 
 def test_a_missing_venv_module_is_explained(checkout):
-    result = checkout.run(VENV_RC="1")
+    checkout.add_program("python3", refusing("import venv"))
+    result = checkout.run()
     assert result.returncode == 1
     assert "python3-venv" in result.stderr
     assert "--no-venv" in result.stderr
@@ -223,9 +247,9 @@ def test_a_missing_venv_module_is_explained(checkout):
 
 def test_a_full_disk_is_noticed_before_the_download(checkout):
     checkout.add_program("df", "#!/bin/sh\necho header; echo disk 9 9 512000 9 /\n")
-    # the version check of an installed pair must fail, or there would be nothing to download
-    no_pair = INTERPRETER.replace("case", 'case "$*" in *importlib*) exit 1 ;; esac\ncase', 1)
-    checkout.add_program("python3", no_pair)
+    assert checkout.run("--cuda").returncode == 0  # torch is there: nothing large is to come
+    shutil.rmtree(checkout.folder / ".venv")
+    checkout.add_program("python3", refusing("importlib.metadata"))  # no torch, so no version
     result = checkout.run("--cuda")
     assert result.returncode == 1
     assert "6500 MB are needed" in result.stderr

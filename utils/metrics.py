@@ -139,6 +139,16 @@ class DepthMetrics:
             )
 
 
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """Rows of `DepthMetrics.mean` by name, as plain text."""
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"{name:>10}" for name in METRIC_NAMES) + "    images"]
+    for name, row in rows.items():
+        numbers = "".join(f"{row[metric]:10.4f}" for metric in METRIC_NAMES)
+        lines.append(f"{name:<{width}}{numbers}{row['num_images']:10d}")
+    return "\n".join(lines)
+
+
 def _errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
     """METRIC_NAMES of one image; clipped prediction and depth are (num_valid,) float64."""
     ratio = np.maximum(p / d, d / p)

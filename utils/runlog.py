@@ -15,6 +15,10 @@ from typing import Any
 from tqdm import tqdm
 
 WANDB_INIT_SECONDS = 30
+FILE_ONLY = frozenset(  # what the line on the screen leaves to metrics.jsonl
+    "lr_encoder lr_decoder data_wait_fraction peak_memory_gib skipped_steps replaced_frames "
+    "sq_rel rmse_log log10 d2 d3 num_skipped".split()
+)
 
 
 class RunLog:
@@ -77,8 +81,8 @@ class RunLog:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        shown = "  ".join(f"{key} {_short(value)}" for key, value in values.items())
-        self.say(f"step {step}/{self.num_steps}  {split}  {shown}")
+        shown = "  ".join(f"{k} {_short(v)}" for k, v in values.items() if k not in FILE_ONLY)
+        self.say(f"step {step}/{self.num_steps}  {split:<5}  {shown}")
         self._to_wandb(
             lambda run: run.log(
                 {"global_step": step, **{f"{split}/{key}": value for key, value in values.items()}}
