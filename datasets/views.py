@@ -90,7 +90,7 @@ def nearest_resize(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def jitter_colours(image: Image.Image, ranges: Jitter, generator: torch.Generator) -> Image.Image:
-    """Brightness, contrast, saturation, hue, with probability `ranges.jitter`; always five draws."""
+    """Brightness, contrast, saturation, hue, with probability `ranges.jitter`; five draws."""
     chosen = _draw(generator) < ranges.jitter
     brightness, contrast, saturation, hue = (2 * _draw(generator) - 1 for _ in range(4))
     if not chosen:

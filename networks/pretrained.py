@@ -168,7 +168,7 @@ def _fit(
 def _patch_positions(
     positions: Tensor, *, grid: tuple[int, int], source: str
 ) -> tuple[Tensor, bool]:
-    """(1, P + n, D) with P prefix positions -> (1, N, D) on `grid`, and whether it was resampled."""
+    """(1, P + n, D) with P prefix positions -> (1, N, D) on `grid`; whether it was resampled."""
     total = positions.shape[1]
     for num_prefix in (0, 1, 2, 5):  # none, class, class + distillation, class + 4 registers
         side = math.isqrt(total - num_prefix)
@@ -183,7 +183,9 @@ def _patch_positions(
             return resampled, True
         if total - num_prefix == grid[0] * grid[1]:
             return patches, False  # an encoder of ours, or one laid out for this very grid
-    raise NetworkError(f"{source}: {total} position embeddings fit no square grid, nor {list(grid)}")
+    raise NetworkError(
+        f"{source}: {total} position embeddings fit no square grid, nor {list(grid)}"
+    )
 
 
 def _hub_file(name: str) -> Path:

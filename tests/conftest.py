@@ -50,7 +50,7 @@ def tiny(tmp_path, streets) -> list[str]:
 
 
 def run_script(script: str, *words: str, code: int = 0, **env: str):
-    """Run a script of the house in a subprocess; fail with its whole output on another exit code."""
+    """Run a script in a subprocess; fail with its whole output on any other exit code."""
     result = subprocess.run(
         [sys.executable, str(HOUSE / script), *words], cwd=HOUSE, capture_output=True, text=True,
         check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **env},

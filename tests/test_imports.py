@@ -33,9 +33,8 @@ def test_a_room_imports_neither_another_room_nor_a_script(file):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HOUSE)))
 def test_no_relative_import_climbs_out_of_a_room(file):
     depth_in_room = len(file.relative_to(HOUSE).parts) - 1
-    levels = [
-        node.level for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
-    ]
+    nodes = ast.walk(ast.parse(file.read_text()))
+    levels = [node.level for node in nodes if isinstance(node, ast.ImportFrom)]
     assert all(level <= depth_in_room for level in levels)
 
 

@@ -22,7 +22,10 @@ from utils.seeding import seeded
 SHUFFLE = partial(seeded, 0, "order")
 DRAWS = partial(seeded, 0, "view")
 VIEW = partial(
-    labeled_view, image_size=(8, 8), depth_size=(8, 8), augmentation=Jitter(0.5, 1, 0.5, 0.5, 0.5, 0)
+    labeled_view,
+    image_size=(8, 8),
+    depth_size=(8, 8),
+    augmentation=Jitter(flip=0.5, jitter=1, brightness=0.5, contrast=0.5, saturation=0.5, hue=0),
 )
 
 

@@ -28,7 +28,7 @@ def test_output_shapes_follow_the_image(encoder, size):
     h, w = network.encoder.grid(size)
     assert output.depth.shape == output.log_uncertainty.shape == (2, 1, *size)
     assert [f.shape for f in output.features] == [(2, h * w, network.encoder.embed_dim)] * 4
-    assert 0 < output.depth.min() and output.depth.max() < 10.0
+    assert output.depth.min() > 0 and output.depth.max() < 10.0
     assert output.log_uncertainty.min() >= 0
 
 
@@ -142,4 +142,4 @@ def test_the_base_network_has_the_size_of_the_authors_one():
 def test_resized_interpolates_both_maps_and_keeps_the_range():
     output = tiny_network()(torch.rand(1, 3, 32, 64)).resized((50, 71))
     assert output.depth.shape == output.log_uncertainty.shape == (1, 1, 50, 71)
-    assert 0 < output.depth.min() and output.depth.max() < 10.0
+    assert output.depth.min() > 0 and output.depth.max() < 10.0

@@ -28,7 +28,8 @@ def encoder(**changes):
 def authors_names(vit) -> dict[str, torch.Tensor]:
     """The state of a timm ViT under the authors' key names."""
     renamed = {}
-    for key, value in vit.state_dict().items():
+    for name, value in vit.state_dict().items():
+        key = name
         block = key.split(".")[1] if key.startswith("blocks.") else ""
         layer = f"transformer.layers.{block}"
         for ours, theirs in {
@@ -177,7 +178,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
     path = tmp_path / "vit.pth"
     torch.save({"x": Payload()}, path)
-    with pytest.raises(NetworkError, match="cannot be read safely|read safely"):
+    with pytest.raises(NetworkError, match="read safely"):
         read_vit_weights(path)
     assert not sentinel.exists()
 

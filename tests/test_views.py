@@ -14,7 +14,7 @@ COLOURFUL = Jitter(flip=0.5, jitter=1, brightness=0.4, contrast=0.4, saturation=
 
 
 def frame(height=40, width=60, marker=(10, 15)):
-    """Grey picture with a white 2 x 2 marker; its depth is 5 m, the rest 20 m, the left third a hole."""
+    """Grey, with a white 2 x 2 marker at 5 m; the rest is at 20 m, the left third a hole."""
     image = np.full((height, width, 3), 100, np.uint8)
     depth = np.full((height, width), 20, np.float32)
     depth[:, : width // 3] = 0
@@ -79,7 +79,7 @@ def test_holes_are_not_valid():
 def test_the_image_is_float_between_zero_and_one():
     entry = view(frame(), COLOURFUL)
     assert entry["image"].dtype == torch.float32 and entry["image"].shape == (3, 40, 60)
-    assert 0 <= entry["image"].min() and entry["image"].max() <= 1
+    assert entry["image"].min() >= 0 and entry["image"].max() <= 1
 
 
 def test_the_same_generator_gives_the_same_view_and_another_another():
@@ -121,7 +121,8 @@ def test_a_frame_without_depth_cannot_be_a_labelled_one():
 
 
 def test_unknown_intrinsics_stay_unknown_and_the_frame_keeps_its_own():
-    one = Frame("f", Image.new("RGB", (60, 40)), UNKNOWN_INTRINSICS, lambda: np.ones((40, 60), "f4"))
+    depth = np.ones((40, 60), np.float32)
+    one = Frame("f", Image.new("RGB", (60, 40)), UNKNOWN_INTRINSICS, lambda: depth)
     assert view(one, FLIPPED)["intrinsics"][:2].isnan().all()
     kept = frame()
     before = kept.intrinsics.copy()

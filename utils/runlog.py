@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 WANDB_INIT_SECONDS = 30
 FILE_ONLY = frozenset(  # what the line on the screen leaves to metrics.jsonl
-    "lr_encoder lr_decoder data_wait_fraction peak_memory_gib skipped_steps replaced_frames "
-    "sq_rel rmse_log log10 d2 d3 num_skipped".split()
-)
+    ["lr_encoder", "lr_decoder", "data_wait_fraction", "peak_memory_gib", "skipped_steps",
+     "replaced_frames", "sq_rel", "rmse_log", "log10", "d2", "d3", "num_skipped"]
+)  # fmt: skip
 
 
 class RunLog:
