@@ -193,6 +193,7 @@ def labeled_batches(
         labeled_view,
         image_size=tuple(cfg.network.image_size),
         depth_size=dataset.depth_size,
+        max_depth=cfg.network.max_depth,
         augmentation=Jitter(**cfg.augmentation.toDict()),
     )
     samples = TrainingSamples(

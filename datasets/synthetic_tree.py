@@ -25,7 +25,7 @@ from .frame import DataError
 from .synthetic_files import TreeFiles, write_scene
 from .synthetic_look import LOOKS
 
-RENDERER_VERSION = 1  # raise it whenever a pixel or a file of the tree changes
+RENDERER_VERSION = 2  # raise it whenever a pixel or a file of the tree changes
 SPLITS = ("train", "val", "test")  # each has a date of its own: 2026_01_01, _02, _03
 MIN_SIDE = 32  # pixels
 SECONDS_PER_FRAME = 0.05  # of one worker at 128x416; for the estimate in messages only

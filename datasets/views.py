@@ -34,6 +34,7 @@ def labeled_view(
     *,
     image_size: tuple[int, int],
     depth_size: tuple[int, int],
+    max_depth: float,
     augmentation: Jitter,
     generator: torch.Generator,
 ) -> dict[str, Tensor | str]:
@@ -41,8 +42,9 @@ def labeled_view(
 
     Returns:
         image (3, H, W) float32 in [0, 1] at `image_size`; depth (1, H', W') float32 metres at
-        `depth_size`, 0 = none; valid_mask, its bool; intrinsics (3, 3) float32 in pixels of `image`
-        (NaN when unknown); frame_id.
+        `depth_size`, 0 = none; valid_mask (1, H', W') bool, True = measured and nearer than
+        `max_depth` metres, which is all that the network can say; intrinsics (3, 3) float32 in
+        pixels of `image` (NaN when unknown); frame_id.
     """
     flip = _draw(generator) < augmentation.flip
     image, intrinsics = _resized(frame, image_size)
@@ -57,7 +59,7 @@ def labeled_view(
     return {
         "image": to_tensor(image),
         "depth": depth,
-        "valid_mask": depth > 0,  # True = measured
+        "valid_mask": (depth > 0) & (depth < max_depth),
         "intrinsics": torch.from_numpy(intrinsics).float(),
         "frame_id": frame.frame_id,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dpt import Fusion, Head, Reassemble
+from .dpt import Fusion, Head, Reassemble, initialise
 from .encoder import ViTEncoder
 
 
@@ -71,6 +72,14 @@ class DepthNetwork(nn.Module):
         self.depth_head = Head(decoder_channels)
         self.uncertainty_fusion = Fusion(decoder_channels) if uncertainty else None
         self.uncertainty_head = Head(decoder_channels) if uncertainty else None
+        for part in (self.reassemble, self.depth_fusion, self.depth_head, self.uncertainty_fusion,
+                     self.uncertainty_head):  # fmt: skip
+            if part is not None:
+                initialise(part)
+        with torch.no_grad():
+            # a start at 0.15 max_depth, 12 m of 80: half of it is farther than nearly everything
+            self.depth_head.conv3.weight.mul_(0.5)
+            self.depth_head.conv3.bias.fill_(math.log(0.15 / 0.85))
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -101,6 +102,28 @@ class Head(nn.Module):
     def forward(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
         x = upsample(self.conv1(fused), size)
         return self.conv3(F.relu(self.conv2(x)))
+
+
+def initialise(decoder: nn.Module) -> None:
+    """Start every convolution so that what goes in comes out at about the same size (ours).
+
+    PyTorch's own start shrinks a signal about three-fold at each of the ten-odd convolutions on the
+    way, so that biases drown the image and training from random weights begins twice as slowly
+    (LOG.md, 2026-11-22). The second convolution of a residual unit starts small: near identity.
+    """
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            # a transposed convolution with stride = kernel feeds each output from one position
+            inputs = module.in_channels
+            if isinstance(module, nn.Conv2d):
+                inputs *= module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, std=inputs**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in decoder.modules():
+        if isinstance(module, ResidualConvUnit):
+            with torch.no_grad():
+                module.conv2.weight.mul_(0.5)
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:

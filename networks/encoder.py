@@ -10,6 +10,7 @@ import difflib
 
 import timm
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -39,6 +40,10 @@ class ViTEncoder(nn.Module):
         self.taps = _checked_taps(taps, depth=len(vit.blocks), name=name)
         # blocks behind the last tap would never learn
         del vit.blocks[self.taps[-1] + 1 :]
+        # random weights learn streets faster from positions that already know up from down;
+        # pretrained weights bring their own
+        with torch.no_grad():
+            vit.pos_embed.copy_(build_sincos2d_pos_embed(self.grid(image_size), vit.embed_dim))
         vit.norm = nn.Identity()
         vit.fc_norm = nn.Identity()
         self.vit = vit

@@ -210,12 +210,10 @@ def _require_hub(name: str, repository: str) -> None:
     """Fail in seconds where the hub cannot be reached; its client would retry for a minute."""
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except (
-        Exception
-    ) as error:  # the client's transport library, and so its errors, change by version
+    except Exception as error:  # its transport library, and so its errors, change by version
         raise NetworkError(
-            f"network.pretrained=timm: the weights of {name} are not in the local cache and the "
-            f"hub cannot be reached ({type(error).__name__}). Remedy: download model.safetensors of "
+            f"network.pretrained=timm: the weights of {name} are not in the local cache and "
+            f"the hub cannot be reached ({type(error).__name__}). Remedy: get model.safetensors of "
             f"{repository} elsewhere and set network.pretrained=/path/to/model.safetensors, or "
             "network.pretrained=none to train from random weights"
         ) from error

@@ -25,6 +25,7 @@ VIEW = partial(
     labeled_view,
     image_size=(8, 8),
     depth_size=(8, 8),
+    max_depth=80.0,
     augmentation=Jitter(flip=0.5, jitter=1, brightness=0.5, contrast=0.5, saturation=0.5, hue=0),
 )
 

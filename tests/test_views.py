@@ -28,7 +28,7 @@ def frame(height=40, width=60, marker=(10, 15)):
 def view(one, augmentation, image_size=(40, 60), depth_size=(40, 60), seed=0):
     generator = torch.Generator().manual_seed(seed)
     return labeled_view(
-        one, image_size=image_size, depth_size=depth_size, augmentation=augmentation,
+        one, image_size=image_size, depth_size=depth_size, max_depth=80.0, augmentation=augmentation,
         generator=generator,
     )  # fmt: skip
 
@@ -76,6 +76,15 @@ def test_holes_are_not_valid():
     assert not entry["valid_mask"][:, 20:, :20].any()
 
 
+def test_what_lies_beyond_the_reach_of_the_network_is_not_valid():
+    generator = torch.Generator().manual_seed(0)
+    entry = labeled_view(
+        frame(), image_size=(40, 60), depth_size=(40, 60), max_depth=20.0, augmentation=PLAIN,
+        generator=generator,
+    )  # fmt: skip
+    assert torch.equal(entry["valid_mask"], entry["depth"] == 5)
+
+
 def test_the_image_is_float_between_zero_and_one():
     entry = view(frame(), COLOURFUL)
     assert entry["image"].dtype == torch.float32 and entry["image"].shape == (3, 40, 60)
@@ -100,7 +109,7 @@ def test_every_view_uses_the_same_number_of_draws():
     for augmentation in (PLAIN, FLIPPED, COLOURFUL):
         generator = torch.Generator().manual_seed(0)
         labeled_view(
-            frame(), image_size=(40, 60), depth_size=(40, 60), augmentation=augmentation,
+            frame(), image_size=(40, 60), depth_size=(40, 60), max_depth=80.0, augmentation=augmentation,
             generator=generator,
         )  # fmt: skip
         following = torch.rand((), generator=generator)

@@ -7,6 +7,7 @@ or broken: training goes on, with one line that says so.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-WANDB_INIT_SECONDS = 30
+WANDB_INIT_SECONDS = "30"  # unless the environment variable of wandb says otherwise
 FILE_ONLY = frozenset(  # what the line on the screen leaves to metrics.jsonl
     ["lr_encoder", "lr_decoder", "data_wait_fraction", "peak_memory_gib", "skipped_steps",
      "replaced_frames", "sq_rel", "rmse_log", "log10", "d2", "d3", "num_skipped"]
@@ -143,7 +144,10 @@ def _start_wandb(
                 config=config,
                 resume="allow" if attempt == "online" else None,
                 mode=attempt,
-                settings=wandb.Settings(init_timeout=WANDB_INIT_SECONDS, silent=True),
+                settings=wandb.Settings(
+                    init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_SECONDS)),
+                    silent=True,
+                ),
             )
             run.define_metric("*", step_metric="global_step")
             return run

@@ -1,0 +1,90 @@
+"""Every shipped configuration loads, opens its dataset in its layout, builds its network."""
+
+import pytest
+import trees
+from conftest import HOUSE, run_script
+
+from datasets.views import Jitter, labeled_view
+from evaluate import open_frames
+from networks import build_network
+from utils.config import load_config
+from utils.seeding import seeded
+
+SHIPPED = sorted(path.name for path in (HOUSE / "conf").glob("*.yaml") if path.stem != "defaults")
+TINY_TREES = {  # what a dataset of that name looks like on disk
+    "kitti": trees.kitti_tree,
+    "nyu": trees.nyu_bts_tree,
+    "virtual_kitti": trees.virtual_kitti_tree,
+    "rgbd": trees.rgbd_tree,
+}
+
+
+@pytest.fixture
+def opened(tmp_path, streets):
+    """Config by file name, its roots pointing at a tiny tree in the dataset's exact layout."""
+
+    def load(name):
+        cfg = load_config(HOUSE / "conf" / name)
+        root = streets
+        if cfg.labeled.dataset != "synthetic":
+            root = TINY_TREES[cfg.labeled.dataset](tmp_path / "tree")
+        cfg.labeled.root = cfg.validation.root = str(root)
+        return cfg
+
+    return load
+
+
+def test_the_configs_of_the_contract_are_shipped():
+    assert {"base_train.yaml", "base_train_kitti.yaml", "base_train_nyu.yaml"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_opens_its_data_and_builds_its_network(opened, name):
+    cfg = opened(name)
+    assert cfg.run.name == name.removesuffix(".yaml")
+    for stream, shuffled in ((cfg.labeled, True), (cfg.validation, False)):
+        dataset, indices = open_frames(stream, seed=0, shuffled=shuffled)
+        assert indices
+        entry = labeled_view(
+            dataset.frame(indices[0]),
+            image_size=tuple(cfg.network.image_size),
+            depth_size=dataset.depth_size,
+            max_depth=cfg.network.max_depth,
+            augmentation=Jitter(**cfg.augmentation.toDict()),
+            generator=seeded(0, "test"),
+        )
+        assert entry["image"].shape[1:] == tuple(cfg.network.image_size)
+        assert entry["valid_mask"].any()
+    network = build_network(**cfg.network.toDict() | {"pretrained": "none"})
+    assert network.encoder.grid(network.image_size)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_says_what_it_is(name):
+    header = (HOUSE / "conf" / name).read_text().split("\n\n", maxsplit=1)[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"conf/{name}" in header or name == "base_train.yaml"
+    assert "Cost" in header
+
+
+@pytest.mark.parametrize(
+    "name", ["base_train_kitti.yaml", "base_train_nyu.yaml", "base_train_virtual_kitti.yaml"]
+)
+def test_the_real_layouts_train_validate_and_evaluate(opened, tiny, name, tmp_path):
+    cfg = opened(name)
+    kept = [word for word in tiny if "root=" not in word]
+    words = [*kept, f"labeled.root={cfg.labeled.root}", f"validation.root={cfg.labeled.root}",
+             "network.pretrained=none", "train.num_steps=2"]  # fmt: skip
+    run_script("train.py", "--conf", f"conf/{name}", *words)
+    result = run_script("evaluate.py", "--ckpt", str(tmp_path / "runs" / "run"))
+    protocol = {"kitti": "bts", "nyu": "nyu_eigen"}.get(cfg.labeled.dataset, "plain")
+    assert protocol in result.stdout
+
+
+def test_a_kitti_test_drive_is_never_trained_on(tiny, tmp_path):
+    root = trees.kitti_tree(tmp_path / "tree")
+    words = [word for word in tiny if "root=" not in word]
+    words += [f"labeled.root={root}", f"validation.root={root}", "network.pretrained=none",
+              "labeled.split=all"]  # fmt: skip
+    result = run_script("train.py", "--conf", "conf/base_train_kitti.yaml", *words, code=2)
+    assert "2011_09_26_drive_0052_sync" in result.stderr and "test scenes" in result.stderr
