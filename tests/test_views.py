@@ -28,8 +28,8 @@ def frame(height=40, width=60, marker=(10, 15)):
 def view(one, augmentation, image_size=(40, 60), depth_size=(40, 60), seed=0):
     generator = torch.Generator().manual_seed(seed)
     return labeled_view(
-        one, image_size=image_size, depth_size=depth_size, max_depth=80.0, augmentation=augmentation,
-        generator=generator,
+        one, image_size=image_size, depth_size=depth_size, max_depth=80.0,
+        augmentation=augmentation, generator=generator,
     )  # fmt: skip
 
 
@@ -109,8 +109,8 @@ def test_every_view_uses_the_same_number_of_draws():
     for augmentation in (PLAIN, FLIPPED, COLOURFUL):
         generator = torch.Generator().manual_seed(0)
         labeled_view(
-            frame(), image_size=(40, 60), depth_size=(40, 60), max_depth=80.0, augmentation=augmentation,
-            generator=generator,
+            frame(), image_size=(40, 60), depth_size=(40, 60), max_depth=80.0,
+            augmentation=augmentation, generator=generator,
         )  # fmt: skip
         following = torch.rand((), generator=generator)
         reference = torch.Generator().manual_seed(0)

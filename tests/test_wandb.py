@@ -1,4 +1,4 @@
-"""wandb is a guest: an offline run holds what metrics.jsonl holds, and its absence costs nothing."""
+"""wandb is a guest: an offline run holds what metrics.jsonl holds; its absence costs nothing."""
 
 import json
 import struct
