@@ -91,10 +91,14 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """Fused map (B, C, ., .) -> one value a pixel (B, 1, *size), before any activation."""
+    """Fused map (B, C, ., .) -> one value a pixel (B, 1, *size), before any activation.
 
-    def __init__(self, channels: int, hidden: int = 32):
+    The map at full size has C / 8 channels, which is the paper's 32 for its C of 256.
+    """
+
+    def __init__(self, channels: int):
         super().__init__()
+        hidden = max(8, channels // 8)
         self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(channels // 2, hidden, 3, padding=1)
         self.conv3 = nn.Conv2d(hidden, 1, 1)
