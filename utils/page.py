@@ -140,7 +140,7 @@ def _draw_bar(page: Image.Image, scale: Scale, left_top: Pair, width: int) -> No
     page.paste(Image.fromarray(ramp), left_top)
     font, taken = ImageFont.load_default(12), []
     for tick in (scale.low, scale.high, *scale.ticks()):
-        text = f"{tick:.3g}"
+        text = f"{tick:.3g}" if abs(tick) >= 1e-3 else "0"
         length = draw.textlength(text, font)
         x = left + float(scale.position(tick)) * (width - 1)
         start = min(max(x - length / 2, left), left + width - length)

@@ -1,0 +1,137 @@
+"""Groups by module, a schedule without memory, and an update that refuses what is not finite."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from networks import build_network
+from utils.optimization import (
+    build_optimizer,
+    learning_rates,
+    lr_factor,
+    resolve_precision,
+    set_learning_rate,
+    update,
+)
+from utils.seeding import seeded
+
+SCALER = torch.amp.GradScaler("cpu", enabled=False)
+
+
+def optimizer_of(step_module, encoder, **changes):
+    settings = {"name": "adamw", "lr": 1e-2, "encoder_lr": 1e-4, "weight_decay": 0.1}
+    return build_optimizer(
+        step_module, encoder=encoder, betas=(0.9, 0.999), **{**settings, **changes}
+    )
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(3, 3)  # before the encoder: order must not matter
+        self.encoder = nn.Linear(3, 3)
+
+
+def test_every_parameter_is_in_one_group_with_the_rate_of_its_module():
+    network = build_network(
+        encoder="vit_tiny_patch16_224", image_size=(32, 64), max_depth=10.0, decoder_channels=8
+    )
+    groups = optimizer_of(network, network.encoder).param_groups
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(network.parameters()))
+    encoder = {id(p) for p in network.encoder.parameters()}
+    for group in groups:
+        sides = {id(p) in encoder for p in group["params"]}
+        assert sides == {group["name"] == "encoder"}
+        assert group["base_lr"] == (1e-4 if group["name"] == "encoder" else 1e-2)
+
+
+def test_biases_norms_and_positions_do_not_decay():
+    network = build_network(
+        encoder="vit_tiny_patch16_224", image_size=(32, 64), max_depth=10.0, decoder_channels=8
+    )
+    decays = {
+        id(p): group["weight_decay"] > 0
+        for group in optimizer_of(network, network.encoder).param_groups
+        for p in group["params"]
+    }
+    for name, parameter in network.named_parameters():
+        wanted = parameter.ndim > 1 and not name.endswith("pos_embed")
+        assert decays[id(parameter)] == wanted, name
+
+
+def test_rates_are_scaled_from_their_own_base_and_stay_apart():
+    toy = Toy()
+    optimizer = optimizer_of(toy, toy.encoder)
+    for factor in (0.5, 0.1, 1.0):
+        set_learning_rate(optimizer, factor)
+        assert learning_rates(optimizer) == {
+            "lr_encoder": pytest.approx(1e-4 * factor),
+            "lr_decoder": pytest.approx(1e-2 * factor),
+        }
+
+
+def test_the_schedule_warms_up_and_ends_where_it_says():
+    shape = {"name": "cosine", "num_steps": 100, "warmup_steps": 9, "final_factor": 0.05}
+    factors = [lr_factor(step, **shape) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert factors[-1] == pytest.approx(0.05)
+    assert lr_factor(54, **shape) == pytest.approx(0.525, abs=0.01)
+    assert lr_factor(99, **{**shape, "name": "constant"}) == 1.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_touches_nothing(bad):
+    toy = Toy()
+    optimizer = optimizer_of(toy, toy.encoder)
+    good = sum(p.square().sum() for p in toy.parameters())
+    assert update(good, optimizer, SCALER, max_grad_norm=1.0)
+    before = {key: value.clone() for key, value in toy.state_dict().items()}
+    moments = {k: v["exp_avg"].clone() for k, v in optimizer.state_dict()["state"].items()}
+    loss = sum(p.square().sum() for p in toy.parameters()) * bad
+    assert not update(loss, optimizer, SCALER, max_grad_norm=1.0)
+    assert all(torch.equal(before[key], value) for key, value in toy.state_dict().items())
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[key], after[key]["exp_avg"]) for key in moments)
+
+
+def test_the_gradient_norm_is_clipped_and_zero_means_never():
+    for bound, expected in ((0.5, 0.5), (0.0, 2 * math.sqrt(12))):
+        toy = nn.Linear(3, 3)
+        nn.init.ones_(toy.weight)
+        nn.init.ones_(toy.bias)
+        optimizer = optimizer_of(toy, nn.Identity())
+        update(sum(p.square().sum() for p in toy.parameters()), optimizer, SCALER,
+               max_grad_norm=bound)  # fmt: skip
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in toy.parameters()))
+        assert norm == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_loss_scaler_halves_its_scale_after_an_overflow():
+    toy = nn.Linear(3, 3)
+    optimizer = optimizer_of(toy, nn.Identity())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    before = toy.weight.detach().clone()
+    loss = toy.weight.square().sum() * float("inf")
+    assert not update(loss, optimizer, scaler, max_grad_norm=1.0)
+    assert torch.equal(before, toy.weight) and scaler.get_scale() == 512.0
+
+
+def test_auto_precision_is_single_on_a_cpu():
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_draws_depend_on_every_word_and_on_nothing_else():
+    def draw(*words):
+        return torch.rand(4, generator=seeded(*words)).tolist()
+
+    reference = draw(0, "view", 7)
+    torch.manual_seed(123)
+    assert draw(0, "view", 7) == reference
+    others = [draw(1, "view", 7), draw(0, "order", 7), draw(0, "view", 8), draw(0, "view", 7, 0)]
+    assert reference not in others and len({tuple(other) for other in others}) == 4
