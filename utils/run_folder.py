@@ -40,21 +40,34 @@ def versions() -> dict[str, str]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and git commit, as plain values."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     is_cuda = device.type == "cuda"
     return {
         **versions(),
         "cuda": torch.version.cuda if is_cuda else None,
-        "device": torch.cuda.get_device_name(device)
-        if is_cuda
-        else (platform.processor() or "cpu"),
+        "device": torch.cuda.get_device_name(device) if is_cuda else _cpu_name(),
         "threads": torch.get_num_threads(),
-        "git_commit": commit or "unknown",
+        "git_commit": _git_commit(),
         "command": " ".join(sys.argv),
     }
+
+
+def _cpu_name() -> str:
+    """The processor as Linux names it; what Python knows of it elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_commit() -> str:
+    """Commit of this source, with "-dirty" where it was edited; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
