@@ -10,6 +10,7 @@ Writes <run>/evaluation/<split>/{metrics.json, per_image.csv, panels/*.png} and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import sys
@@ -144,7 +145,10 @@ def trivial_floors(
     chosen = evenly(indices, NUM_FLOOR_FRAMES)
 
     def known() -> Iterator[np.ndarray]:
-        return (nearest_resize(dataset.frame(i).depth(), dataset.depth_size) for i in chosen)
+        for index in chosen:
+            # a broken frame has been reported, and replaced where that was asked for, in training
+            with contextlib.suppress(DataError):
+                yield nearest_resize(dataset.frame(index).depth(), dataset.depth_size)
 
     def asked() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for index in evaluated[1]:

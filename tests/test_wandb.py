@@ -28,9 +28,9 @@ def payloads(content: bytes) -> list[bytes]:
 
 
 def history(folder: Path) -> list[dict]:
-    """Every logged row of the only offline run below `folder`, as name -> value."""
+    """Every logged row of the one offline run below `folder`, as name -> value."""
     wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    (file,) = folder.rglob("run-*.wandb")
+    (file,) = folder.rglob("offline-run-*/run-*.wandb")
     rows = []
     for payload in payloads(file.read_bytes()):
         record = wandb_internal_pb2.Record()
