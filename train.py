@@ -76,13 +76,7 @@ def train(cfg: DotMap) -> None:
     process = start_process(cfg.run.device)
     precision = resolve_precision(cfg.train.precision, process.device)
     folder = Path(cfg.run.folder) / cfg.run.name
-    labeled, labeled_indices = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
-    validation, val_indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
-    labeled_ids = frame_ids_at(labeled, labeled_indices)
-    val_ids = frame_ids_at(validation, val_indices)
-    check_trainable(labeled_ids, labeled)
-    check_overlap(labeled_ids, val_ids, labeled.scene_of, cfg.validation.may_share)
-
+    (labeled, labeled_indices), (validation, val_indices) = open_streams(cfg)
     state = find_resume(folder / "checkpoints", cfg.resume)
     seed_initialisation(cfg.run.seed)
     # a resumed run has its weights: it must not depend on a hub or a file any more
@@ -101,7 +95,10 @@ def train(cfg: DotMap) -> None:
     )
 
     if process.is_main:
-        splits = {"labeled": labeled_ids, "validation": val_ids}
+        splits = {
+            "labeled": frame_ids_at(labeled, labeled_indices),
+            "validation": frame_ids_at(validation, val_indices),
+        }
         write_run_folder(
             folder, config_yaml=to_yaml(cfg), environment=environment(process.device), splits=splits
         )
@@ -110,7 +107,8 @@ def train(cfg: DotMap) -> None:
         wandb_id=state and state["wandb_id"], config=cfg.toDict(), **cfg.wandb.toDict(),
     )  # fmt: skip
     log.say(
-        f"{len(labeled_ids)} labelled frames, {len(val_ids)} for validation; run folder {folder}"
+        f"{len(labeled_indices)} labelled frames, {len(val_indices)} for validation; "
+        f"run folder {folder}"
     )
     if network.encoder.load_report is not None:
         log.say(f"pretrained encoder: {network.encoder.load_report}")
@@ -171,9 +169,9 @@ def train(cfg: DotMap) -> None:
                 save_checkpoint(
                     folder / "checkpoints", state, keep_last=cfg.save.keep_last, best=is_best
                 )
-            if process.is_main and (last or done % cfg.samples.every_steps == 0):
+            shown = evenly(val_indices, cfg.samples.num_images)
+            if process.is_main and shown and (last or done % cfg.samples.every_steps == 0):
                 path = folder / "samples" / f"step_{done:06d}.png"
-                shown = evenly(val_indices, cfg.samples.num_images)
                 write_samples(path, averaged.network, validation, shown, device=process.device)
                 log.log_picture(done, path)
 
@@ -183,6 +181,25 @@ def train(cfg: DotMap) -> None:
         )
     log.close()
     stop_process()
+
+
+def open_streams(cfg: DotMap) -> tuple[tuple[Any, list[int]], tuple[Any, list[int]]]:
+    """Labelled and validation frames, each a dataset and the indices that are used.
+
+    Raises DataError if a file is missing, a test scene would be trained on, or the two share more
+    than `validation.may_share` allows.
+    """
+    labeled, labeled_indices = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
+    validation, val_indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
+    labeled_ids = frame_ids_at(labeled, labeled_indices)
+    check_trainable(labeled_ids, labeled)
+    check_overlap(
+        labeled_ids,
+        frame_ids_at(validation, val_indices),
+        labeled.scene_of,
+        cfg.validation.may_share,
+    )
+    return (labeled, labeled_indices), (validation, val_indices)
 
 
 def labeled_batches(

@@ -146,6 +146,14 @@ def test_a_changed_list_is_refused_when_its_hash_is_insisted_on(tiny):
     assert "has other frames than asked for" in result.stderr
 
 
+def test_pictures_can_be_left_out(tiny, tmp_path):
+    none = ["samples.num_images=0", "train.num_steps=2"]
+    run_script("train.py", *tiny, *none)
+    assert not (tmp_path / "runs" / "run" / "samples").exists()
+    run_script("evaluate.py", "--ckpt", str(tmp_path / "runs" / "run"), "evaluation.num_panels=0")
+    assert not list((tmp_path / "runs" / "run").rglob("*.png"))
+
+
 def test_dry_run_does_everything_and_keeps_nothing(tiny, tmp_path):
     result = run_script("train.py", "--dry-run", *tiny)
     assert "dry run done" in result.stdout and "step 2/2  val" in result.stdout
