@@ -26,7 +26,7 @@ from evaluate import USER_ERRORS, evaluate, open_frames, trivial_floors, write_s
 from losses import DEPTH_LOSSES, uncertainty_nll, weighted_sum
 from networks import DepthNetwork, build_network
 from utils.averaging import WeightAverage
-from utils.checkpoint import FORMAT_VERSION, find_resume, restore, save_checkpoint
+from utils.checkpoint import checkpoint_state, find_resume, restore, save_checkpoint
 from utils.command_line import Diverged, add_config_arguments, run_script
 from utils.config import load_config, to_yaml
 from utils.metrics import table
@@ -40,7 +40,7 @@ from utils.optimization import (
     update,
 )
 from utils.processes import Process, average, distribute, start_process, stop_process, to_device
-from utils.run_folder import environment, versions, write_run_folder
+from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
 from utils.seeding import seed_initialisation, seeded
 from utils.throughput import Throughput
@@ -163,8 +163,9 @@ def train(cfg: DotMap) -> None:
                 best = {"step": done, **scores} if is_best else best
             if process.is_main and (last or is_best or done % cfg.save.every_steps == 0):
                 state = checkpoint_state(
-                    cfg, done, best, network=averaged.network, step_module=step_module,
-                    optimizer=optimizer, scaler=scaler, wandb_id=log.wandb_id,
+                    done, config=cfg.toDict(), best=best, averaged=averaged,
+                    step_module=step_module, optimizer=optimizer, scaler=scaler,
+                    wandb_id=log.wandb_id,
                 )  # fmt: skip
                 save_checkpoint(
                     folder / "checkpoints", state, keep_last=cfg.save.keep_last, best=is_best
@@ -233,32 +234,6 @@ def labeled_batches(
         num_workers=cfg.train.num_workers,
         pin_memory=process.device.type == "cuda",
     )
-
-
-def checkpoint_state(
-    cfg: DotMap,
-    step: int,
-    best: dict[str, float] | None,
-    *,
-    network: nn.Module,
-    step_module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    wandb_id: str | None,
-) -> dict[str, Any]:
-    """What a checkpoint holds: plain values and tensors. `network` is the one to deploy."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "config": cfg.toDict(),
-        "network": network.state_dict(),
-        "step_module": step_module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "best": best,
-        "wandb_id": wandb_id,
-        "versions": versions(),
-    }
 
 
 def summarise(

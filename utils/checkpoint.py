@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .run_folder import versions
+
 FORMAT_VERSION = 1
 KEYS = [
     "format_version",
@@ -116,6 +118,37 @@ def find_resume(folder: Path, resume: str) -> dict[str, Any] | None:
     if resume == "must":
         raise CheckpointError(f"resume=must, but there is no checkpoint in {folder}")
     return None
+
+
+def checkpoint_state(
+    step: int,
+    *,
+    config: dict[str, Any],
+    best: dict[str, float] | None,
+    averaged: Any,
+    step_module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    wandb_id: str | None,
+) -> dict[str, Any]:
+    """What a checkpoint after `step` finished steps holds; `restore` puts it back.
+
+    Args:
+        config: resolved configuration, plain values.
+        averaged: the `WeightAverage` whose network is the one to deploy.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "config": config,
+        "network": averaged.network.state_dict(),
+        "step_module": step_module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "best": best,
+        "wandb_id": wandb_id,
+        "versions": versions(),
+    }
 
 
 def restore(

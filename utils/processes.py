@@ -66,12 +66,6 @@ def distribute(module: nn.Module, process: Process) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
 
 
-def barrier(process: Process) -> None:
-    """Wait until every process is here."""
-    if process.world_size > 1:
-        distributed.barrier()
-
-
 def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:
     """Scalars as floats, averaged over processes. Every process must call it with the same keys."""
     stacked = torch.stack([value.detach().float() for value in values.values()])
@@ -79,15 +73,6 @@ def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:
         distributed.all_reduce(stacked)
         stacked /= process.world_size
     return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def same_on_all(value: bool, process: Process) -> bool:
-    """True if `value` is true on every process, so that all of them take the same branch."""
-    if process.world_size == 1:
-        return value
-    flag = torch.tensor(float(value), device=process.device)
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MIN)
-    return bool(flag.item())
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
