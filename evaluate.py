@@ -14,7 +14,7 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError, saved_config
 from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
 from utils.metrics import METRIC_NAMES, DepthMetrics, table
-from utils.processes import DeviceError, Process, start_process, stop_process
+from utils.processes import DeviceError, DisagreementError, Process, start_process, stop_process
 from utils.visualize import contact_sheet, panel
 
-USER_ERRORS = (ConfigError, DataError, NetworkError, CheckpointError, DeviceError)
+USER_ERRORS = (
+    ConfigError, DataError, NetworkError, CheckpointError, DeviceError, DisagreementError
+)  # fmt: skip
 NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
 
 
@@ -104,24 +106,43 @@ def evaluate(
     return scores
 
 
-def open_frames(stream: DotMap, *, seed: int, shuffled: bool) -> tuple[Any, list[int]]:
+def open_frames(
+    stream: DotMap,
+    *,
+    seed: int,
+    shuffled: bool,
+    roles: Sequence[str] = ("image", "depth"),
+    exclude: Collection[Path] = (),
+) -> tuple[Any, list[int]]:
     """The dataset of a config section, checked to be all there, and the indices that are used.
 
     Writes the list's sha256 into the section, or insists on the one that stands there.
 
     Args:
-        stream: section with dataset, root, split, variant, depth_scale, num_frames, list_sha256.
+        stream: section with dataset, root, split, variant, depth_scale, num_frames, list_sha256; of
+            labels also budget.
         seed: of the label budget.
         shuffled: True takes the first num_frames of the seeded shuffle (a label budget), False
             those of the list.
+        roles: files that every frame must have.
+        exclude: pictures, by resolved path, whose frames are left out.
+
+    Raises:
+        DataError: a file is missing, no frame is left, or the list is not the one insisted on.
     """
     dataset = DATASETS[stream.dataset](
         stream.root, stream.split, variant=stream.variant, depth_scale=stream.depth_scale
     )
-    check_files(dataset, ("image", "depth"))
+    check_files(dataset, roles)
     indices = list(range(len(dataset)))[: stream.num_frames]
     if shuffled:
-        indices = label_budget(dataset.frame_ids, stream.num_frames, seed)
+        by_scene = stream.toDict().get("budget") == "scenes"
+        scene_of = dataset.scene_of if by_scene else None
+        indices = label_budget(dataset.frame_ids, stream.num_frames, seed, scene_of=scene_of)
+    if exclude:
+        indices = [i for i in indices if dataset.paths(i)["image"].resolve() not in exclude]
+        if not indices:
+            raise DataError(f"{stream.dataset} {stream.split}: every frame of it is left out")
     used = list_sha256(frame_ids_at(dataset, indices))
     if stream.list_sha256 not in (None, used):
         raise DataError(

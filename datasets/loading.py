@@ -68,6 +68,8 @@ class SampleOrder:
 class TrainingSamples(Dataset):
     """(sample number, frame index) -> batch entry; each sample draws from a generator of its own.
 
+    To what the view gives it adds sample_number, which is unique in the run, and replaced (0 or 1).
+
     Args:
         frames: a dataset with `frame(index)` and `frame_ids`.
         view: (frame, generator=...) -> entry.
@@ -94,12 +96,13 @@ class TrainingSamples(Dataset):
         number, index = item
         generator = self.generator_for(number)
         try:
-            return {**self.view(self.frames.frame(index), generator=generator), "replaced": 0}
+            entry = self.view(self.frames.frame(index), generator=generator)
+            return {**entry, "sample_number": number, "replaced": 0}
         except DataError as error:
             if self.replacements is None:
                 raise
             self._count_broken(index, error)
-        return {**self._substitute(generator), "replaced": 1}
+        return {**self._substitute(generator), "sample_number": number, "replaced": 1}
 
     def _count_broken(self, index: int, error: DataError) -> None:
         if index not in self.broken:

@@ -1,4 +1,4 @@
-"""Split lists: reading them, walking from their lines to files, and the checks before training.
+"""Split lists: reading them, walking from their lines to files, label budgets, missing files.
 
 Ours. Lists are text, one frame a line; paths in them are relative and stay inside the data root.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -109,11 +110,19 @@ def list_sha256(frame_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(frame_ids)).encode()).hexdigest()
 
 
-def label_budget(frame_ids: Sequence[str], num_frames: int | None, seed: int) -> list[int]:
+def label_budget(
+    frame_ids: Sequence[str],
+    num_frames: int | None,
+    seed: int,
+    *,
+    scene_of: Callable[[str], str] | None = None,
+) -> list[int]:
     """Indices into `frame_ids` of the first `num_frames` of its seeded shuffle; None keeps all.
 
     The shuffle is of the sorted ids, so it does not depend on list order, and budgets of one seed
     are nested: 10 in 100 in 1,000. Indices come in shuffle order (None: in list order).
+    With `scene_of`, scenes take turns, in an order of their own: their counts differ by one at
+    most, until a scene has no frames left.
     Raises DataError if fewer than one or more than all frames are asked for.
     """
     if num_frames is None:
@@ -123,11 +132,23 @@ def label_budget(frame_ids: Sequence[str], num_frames: int | None, seed: int) ->
             f"label budget of {num_frames} frames, but the split has {len(frame_ids)}; "
             f"choose 1 to {len(frame_ids)}, or null for all"
         )
+    generator = np.random.PCG64(seed)
     by_name = sorted(range(len(frame_ids)), key=frame_ids.__getitem__)
+    shuffled = [by_name[place] for place in _shuffle(len(by_name), generator)]
+    if scene_of is not None:
+        scenes = sorted({scene_of(frame_id) for frame_id in frame_ids})
+        order = [scenes[place] for place in _shuffle(len(scenes), generator)]
+        waiting: dict[str, list[int]] = {scene: [] for scene in order}
+        for index in shuffled:
+            waiting[scene_of(frame_ids[index])].append(index)
+        turns = zip_longest(*waiting.values())
+        shuffled = [index for turn in turns for index in turn if index is not None]
+    return shuffled[:num_frames]
+
+
+def _shuffle(count: int, generator: np.random.PCG64) -> list[int]:
     # raw draws + stable sort: NumPy promises the bit stream of PCG64, not that of `permutation`
-    draws = np.random.PCG64(seed).random_raw(len(by_name))
-    order = np.argsort(draws, kind="stable")
-    return [by_name[int(position)] for position in order[:num_frames]]
+    return np.argsort(generator.random_raw(count), kind="stable").tolist()
 
 
 def evenly(items: Sequence[int], wanted: int) -> list[int]:
@@ -145,7 +166,7 @@ def check_unique(frame_ids: Sequence[str], source: Path) -> None:
     """Raise DataError, naming `source`, if a frame id occurs twice (say, in two spellings)."""
     counts = Counter(frame_ids)
     if twice := sorted(name for name, count in counts.items() if count > 1):
-        raise DataError(f"{source}: {len(twice)} frames are listed twice: {_name_some(twice)}")
+        raise DataError(f"{source}: {len(twice)} frames are listed twice: {name_some(twice)}")
 
 
 def check_files(dataset, roles: Sequence[str] | None = None) -> None:
@@ -166,50 +187,12 @@ def check_files(dataset, roles: Sequence[str] | None = None) -> None:
     if missing:
         raise DataError(
             f"{len(missing)} files of this split ({len(dataset)} frames) are missing under "
-            f"{dataset.root}: {_name_some(missing)}. Restore them or remove their frames from the "
+            f"{dataset.root}: {name_some(missing)}. Restore them or remove their frames from the "
             "list; `python -m datasets.prepare` tells where each file comes from"
         )
 
 
-def check_overlap(
-    train_ids: Iterable[str],
-    other_ids: Iterable[str],
-    scene_of: Callable[[str], str],
-    may_share: str,
-) -> None:
-    """Raise DataError if two splits share more than allowed, with the count and the first names.
-
-    `may_share` is "nothing" (no frame and no scene), "scenes" (scenes, but no frame: for a split
-    by frame) or "frames" (anything: for an unlabelled pool that holds the labelled frames).
-    """
-    if may_share not in ("nothing", "scenes", "frames"):
-        raise DataError(f"may_share is {may_share!r}; choose 'nothing', 'scenes' or 'frames'")
-    train, other = set(train_ids), set(other_ids)
-    if may_share == "frames":
-        return
-    if shared := sorted(train & other):
-        raise DataError(
-            f"the two splits share {len(shared)} frames: {_name_some(shared)}; "
-            "results on them would be results on training data"
-        )
-    scenes = sorted({scene_of(name) for name in train} & {scene_of(name) for name in other})
-    if scenes and may_share == "nothing":
-        raise DataError(
-            f"the two splits share {len(scenes)} scenes (drives): {_name_some(scenes)}; "
-            "neighbouring frames are near-duplicates, so split by scene"
-        )
-
-
-def check_trainable(frame_ids: Iterable[str], dataset) -> None:
-    """Raise DataError if frames to train on come from scenes that `dataset` keeps for tests."""
-    held_out = dataset.held_out_scenes
-    if scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out):
-        raise DataError(
-            f"the training list has frames of {len(scenes)} test scenes: {_name_some(scenes)}; "
-            "results on that test set would be worthless. Remove them from the list"
-        )
-
-
-def _name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     rest = len(names) - NUM_NAMED
     return ", ".join(names[:NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")

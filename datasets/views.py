@@ -1,5 +1,7 @@
 """Views turn a frame into an entry of a batch: geometry first, then colour, then tensors.
 
+A weak and a strong view of one frame share the geometry and differ in colour only, so what lies on
+a pixel of one lies on the same pixel of the other.
 Depth is only ever sampled (nearest), never interpolated: between two pixels of which one is a hole
 there is no depth.
 """
@@ -15,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from .frame import Frame
+from .photometric import Strong, strong_colours
 
 
 @dataclass(frozen=True)
@@ -37,29 +40,54 @@ def labeled_view(
     max_depth: float,
     augmentation: Jitter,
     generator: torch.Generator,
+    strong: Strong | None = None,
 ) -> dict[str, Tensor | str]:
-    """The training entry of a labelled frame.
+    """The training entry of a labelled frame; its strong view comes with it if `strong` is given.
 
     Returns:
         image (3, H, W) float32 in [0, 1] at `image_size`; depth (1, H', W') float32 metres at
         `depth_size`, 0 = none; valid_mask (1, H', W') bool, True = measured and nearer than
         `max_depth` metres, which is all that the network can say; intrinsics (3, 3) float32 in
-        pixels of `image` (NaN when unknown); frame_id.
+        pixels of `image` (NaN when unknown); frame_id. With `strong` also strong_image, like image
+        and pixel for pixel on the same depth; its draws come last, so all else is as without.
     """
-    flip = _draw(generator) < augmentation.flip
-    image, intrinsics = _resized(frame, image_size)
+    picture, intrinsics, flip = _geometry(frame, image_size, augmentation, generator)
     depth = nearest_resize(frame.depth(), depth_size)
     if flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         depth = depth[:, ::-1]
-        # the centre of pixel u lands on W - 1 - u
-        intrinsics[0, 2] = image_size[1] - 1 - intrinsics[0, 2]
-    image = jitter_colours(image, augmentation, generator)
     depth = torch.from_numpy(np.ascontiguousarray(depth))[None]
-    return {
-        "image": to_tensor(image),
+    entry = {
+        "image": to_tensor(jitter_colours(picture, augmentation, generator)),
         "depth": depth,
         "valid_mask": (depth > 0) & (depth < max_depth),
+        "intrinsics": torch.from_numpy(intrinsics).float(),
+        "frame_id": frame.frame_id,
+    }
+    if strong is not None:
+        entry["strong_image"] = _strong_image(picture, strong, generator)
+    return entry
+
+
+def unlabeled_view(
+    frame: Frame,
+    *,
+    image_size: tuple[int, int],
+    augmentation: Jitter,
+    strong: Strong,
+    generator: torch.Generator,
+) -> dict[str, Tensor | str]:
+    """The training entry of a frame whose depth, if it has any, is never read.
+
+    Returns:
+        weak_image and strong_image, (3, H, W) float32 in [0, 1] at `image_size`, pixel for pixel
+        the same scene: flipped and resized once, then jittered into the one and, from the
+        unjittered picture, strongly recoloured into the other; intrinsics (3, 3) float32 in pixels
+        of both (NaN when unknown); frame_id.
+    """
+    picture, intrinsics, _ = _geometry(frame, image_size, augmentation, generator)
+    return {
+        "weak_image": to_tensor(jitter_colours(picture, augmentation, generator)),
+        "strong_image": _strong_image(picture, strong, generator),
         "intrinsics": torch.from_numpy(intrinsics).float(),
         "frame_id": frame.frame_id,
     }
@@ -107,6 +135,26 @@ def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> (3, H, W) float32 in [0, 1]."""
     array = np.asarray(image, dtype=np.float32) / 255
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _geometry(
+    frame: Frame, image_size: tuple[int, int], augmentation: Jitter, generator: torch.Generator
+) -> tuple[Image.Image, np.ndarray, bool]:
+    """Picture and intrinsics at `image_size`, flipped or not, and which; one draw."""
+    flip = _draw(generator) < augmentation.flip
+    picture, intrinsics = _resized(frame, image_size)
+    if flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        # the centre of pixel u lands on W - 1 - u
+        intrinsics[0, 2] = image_size[1] - 1 - intrinsics[0, 2]
+    return picture, intrinsics, flip
+
+
+def _strong_image(picture: Image.Image, strong: Strong, generator: torch.Generator) -> Tensor:
+    """RGB picture -> its strong view, (3, H, W) float32 in [0, 1]."""
+    array = np.array(picture).transpose(2, 0, 1)  # a copy: the picture's own memory is read-only
+    colours = torch.from_numpy(np.ascontiguousarray(array))
+    return strong_colours(colours, strong, generator).float() / 255
 
 
 def _resized(frame: Frame, image_size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:

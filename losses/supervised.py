@@ -77,6 +77,33 @@ def uncertainty_nll(
 DEPTH_LOSSES = {"l1": l1, "silog": silog, "berhu": berhu}
 
 
+def supervised_losses(
+    *,
+    depth: Tensor,
+    log_uncertainty: Tensor | None,
+    target: Tensor,
+    valid_mask: Tensor,
+    depth_loss: str,
+    tolerated_error: float,
+) -> dict[str, Tensor]:
+    """What a labelled image says: "depth", and "uncertainty" where there is one. All (B, 1, H, W).
+
+    Args:
+        depth_loss: a name of DEPTH_LOSSES.
+        tolerated_error: metres, of `uncertainty_nll`.
+    """
+    losses = {"depth": DEPTH_LOSSES[depth_loss](pred=depth, target=target, valid_mask=valid_mask)}
+    if log_uncertainty is not None:
+        losses["uncertainty"] = uncertainty_nll(
+            pred=depth,
+            target=target,
+            log_uncertainty=log_uncertainty,
+            valid_mask=valid_mask,
+            tolerated_error=tolerated_error,
+        )
+    return losses
+
+
 def _absolute_error(pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
     """|pred - target| where valid, exactly 0 with zero gradient elsewhere."""
     return (pred - torch.where(valid_mask, target, pred.detach())).abs()

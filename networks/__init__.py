@@ -34,6 +34,7 @@ def build_network(
     taps: tuple[int, ...] | None = None,
     uncertainty: bool = True,
     uncertainty_shapes_encoder: bool = False,
+    prefix_tokens: str = "drop",
 ) -> DepthNetwork:
     """Build the network and, if asked, load an ImageNet (or other) ViT into its encoder.
 
@@ -47,6 +48,8 @@ def build_network(
         taps: four 0-based encoder blocks; None spaces them evenly, ending at the last.
         uncertainty: whether to build the uncertainty decoder.
         uncertainty_shapes_encoder: whether its loss reaches encoder and reassembly.
+        prefix_tokens: "drop" class and register tokens, or "per_group": keep them, a copy for each
+            group of tokens.
 
     Raises:
         NetworkError: unknown or unsupported encoder, image size that the patch does not divide,
@@ -60,6 +63,7 @@ def build_network(
         taps=taps,
         uncertainty=uncertainty,
         uncertainty_shapes_encoder=uncertainty_shapes_encoder,
+        prefix_tokens=prefix_tokens,
     )
     if pretrained != "none":
         load_pretrained_encoder(network.encoder, encoder, source=pretrained)

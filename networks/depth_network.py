@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dpt import Fusion, Head, Reassemble, initialise
-from .encoder import ViTEncoder
+from .encoder import ViTEncoder, ViTShape
 
 
 class DepthOutput(NamedTuple):
@@ -50,28 +50,39 @@ class DepthOutput(NamedTuple):
 
 
 class DepthNetwork(nn.Module):
-    """image (B, 3, H, W) in [0, 1] -> DepthOutput. See `build_network` for the arguments."""
+    """image (B, 3, H, W) in [0, 1] -> DepthOutput. See `build_network` for the arguments.
+
+    Networks of others (`import_authors`) may also set `reassemble_widths` and `head_widths` (see
+    `dpt`), and "relu" for the `uncertainty_activation`, which is "softplus" for ours.
+    """
 
     def __init__(
         self,
         *,
-        encoder: str,
+        encoder: str | ViTShape,
         image_size: tuple[int, int],
         max_depth: float,
         decoder_channels: int = 256,
         taps: tuple[int, ...] | None = None,
         uncertainty: bool = True,
         uncertainty_shapes_encoder: bool = False,
+        prefix_tokens: str = "drop",
+        reassemble_widths: tuple[int, ...] | None = None,
+        head_widths: tuple[int, int] | None = None,
+        uncertainty_activation: str = "softplus",
     ):
         super().__init__()
         self.max_depth = max_depth
         self.uncertainty_shapes_encoder = uncertainty_shapes_encoder
-        self.encoder = ViTEncoder(encoder, image_size, taps)
-        self.reassemble = Reassemble(self.encoder.embed_dim, decoder_channels)
+        self.uncertainty_activation = {"softplus": F.softplus, "relu": F.relu}[
+            uncertainty_activation
+        ]
+        self.encoder = ViTEncoder(encoder, image_size, taps, prefix_tokens=prefix_tokens)
+        self.reassemble = Reassemble(self.encoder.embed_dim, decoder_channels, reassemble_widths)
         self.depth_fusion = Fusion(decoder_channels)
-        self.depth_head = Head(decoder_channels)
+        self.depth_head = Head(decoder_channels, head_widths)
         self.uncertainty_fusion = Fusion(decoder_channels) if uncertainty else None
-        self.uncertainty_head = Head(decoder_channels) if uncertainty else None
+        self.uncertainty_head = Head(decoder_channels, head_widths) if uncertainty else None
         for part in (self.reassemble, self.depth_fusion, self.depth_head, self.uncertainty_fusion,
                      self.uncertainty_head):  # fmt: skip
             if part is not None:
@@ -86,14 +97,20 @@ class DepthNetwork(nn.Module):
         """(height, width) in pixels that the network was laid out for."""
         return self.encoder.image_size
 
-    def forward(self, image: Tensor) -> DepthOutput:
+    def forward(
+        self, image: Tensor, groups: Tensor | None = None, *, with_uncertainty: bool = True
+    ) -> DepthOutput:
+        """`groups` (B, N) long, of `masking.assign_groups`: each is encoded alone, all are decoded
+        together. None is the ordinary pass, and so, bit for bit, is a single group.
+        `with_uncertainty` False spares its decoder where nobody asks how sure the network is."""
         size = tuple(image.shape[-2:])
-        features = self.encoder(image)
+        features = self.encoder(image, groups)
         maps = self.reassemble(features, self.encoder.grid(size))
         logits = self.depth_head(self.depth_fusion(maps), size)
         # float32 from here on: a metre in bf16 is up to 0.5 m coarse at 80 m
         depth = self.max_depth * torch.sigmoid(logits.float())
-        return DepthOutput(depth, self._log_uncertainty(maps, size), tuple(features))
+        log_uncertainty = self._log_uncertainty(maps, size) if with_uncertainty else None
+        return DepthOutput(depth, log_uncertainty, tuple(features))
 
     def _log_uncertainty(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor | None:
         if self.uncertainty_head is None:
@@ -103,4 +120,4 @@ class DepthNetwork(nn.Module):
         logits = self.uncertainty_head(self.uncertainty_fusion(maps), size)
         # softplus keeps the paper's u >= 0 (confidence at most 1) and, unlike its ReLU, always has
         # a gradient: the ReLU is dead from the first step in half of all random starts
-        return F.softplus(logits.float())
+        return self.uncertainty_activation(logits.float())

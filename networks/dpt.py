@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 
 class Reassemble(nn.Module):
-    """Four token maps (B, N, D) on one grid -> maps (B, C, ., .) at 4, 2, 1 and 1/2 times it."""
+    """Four token maps (B, N, D) on one grid -> maps (B, C, ., .) at 4, 2, 1 and 1/2 times it.
 
-    def __init__(self, embed_dim: int, channels: int):
+    `widths` are the four maps' channels before they become C; None takes 1/8, 1/4, 1/2 and all of
+    D, the paper's 96, 192, 384 and 768.
+    """
+
+    def __init__(self, embed_dim: int, channels: int, widths: Sequence[int] | None = None):
         super().__init__()
-        widths = [max(8, round(embed_dim * share)) for share in (1 / 8, 1 / 4, 1 / 2, 1)]
+        if widths is None:
+            widths = [max(8, round(embed_dim * share)) for share in (1 / 8, 1 / 4, 1 / 2, 1)]
         self.project = nn.ModuleList(nn.Conv2d(embed_dim, width, 1) for width in widths)
         self.resample = nn.ModuleList(
             [
@@ -93,14 +98,15 @@ class Fusion(nn.Module):
 class Head(nn.Module):
     """Fused map (B, C, ., .) -> one value a pixel (B, 1, *size), before any activation.
 
-    The map at full size has C / 8 channels, which is the paper's 32 for its C of 256.
+    `widths` are the channels before the upsampling and at full size; None takes C / 2 and C / 8,
+    the paper's 128 and 32 for its C of 256.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, widths: tuple[int, int] | None = None):
         super().__init__()
-        hidden = max(8, channels // 8)
-        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels // 2, hidden, 3, padding=1)
+        half, hidden = widths or (channels // 2, max(8, channels // 8))
+        self.conv1 = nn.Conv2d(channels, half, 3, padding=1)
+        self.conv2 = nn.Conv2d(half, hidden, 3, padding=1)
         self.conv3 = nn.Conv2d(hidden, 1, 1)
 
     def forward(self, fused: Tensor, size: tuple[int, int]) -> Tensor:

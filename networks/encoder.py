@@ -1,12 +1,14 @@
-"""A timm ViT, read at four depths. Patch tokens only: no class token, no registers, no final norm.
+"""A timm ViT, read at four depths, whose tokens may be encoded in disjoint groups.
 
-Without prefix tokens nothing can carry information between groups of tokens, and no parameter is
-left that never learns. The authors drop the class token too.
+By default patch tokens only: no class token, no registers, no final norm. Then no parameter is left
+that never learns, and the authors drop the class token too. Weights that lean on their prefix
+tokens may keep them: each group gets a copy of its own, so they never carry anything across.
 """
 
 from __future__ import annotations
 
 import difflib
+from typing import NamedTuple
 
 import timm
 import torch
@@ -14,9 +16,24 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .masking import put_back, sequences_by_size
+
 
 class NetworkError(ValueError):
     """A network that cannot be built or loaded. The message names the setting and the remedy."""
+
+
+class ViTShape(NamedTuple):
+    """A plain ViT by its sizes, for weights that no timm name describes; its images stay in [0, 1].
+
+    `patch_size` is the side of a patch in pixels; `num_heads` divides `embed_dim`.
+    """
+
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_hidden: int
 
 
 class ViTEncoder(nn.Module):
@@ -28,22 +45,36 @@ class ViTEncoder(nn.Module):
         patch_size: (height, width) of a patch in pixels.
         taps: the four blocks whose outputs are returned, 0-based.
         embed_dim: token width D.
+        num_prefix: P, class and register tokens that stand before the patches of every group.
     """
 
-    def __init__(self, name: str, image_size: tuple[int, int], taps: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        name: str | ViTShape,
+        image_size: tuple[int, int],
+        taps: tuple[int, ...] | None = None,
+        *,
+        prefix_tokens: str = "drop",
+    ):
+        """`prefix_tokens`: "drop", or "per_group" to give each group a copy of the model's own."""
         super().__init__()
-        vit = _create_vit(name, image_size)
+        if isinstance(name, ViTShape):
+            vit = _vit_of_shape(name, image_size)
+        else:
+            vit = _create_vit(name, image_size, keep_prefix=prefix_tokens == "per_group")
         self.load_report = None  # set when pretrained weights are loaded
         self.image_size = image_size
         self.patch_size = vit.patch_embed.patch_size
         self.embed_dim = vit.embed_dim
+        self.num_prefix = vit.num_prefix_tokens
         self.taps = _checked_taps(taps, depth=len(vit.blocks), name=name)
         # blocks behind the last tap would never learn
         del vit.blocks[self.taps[-1] + 1 :]
         # random weights learn streets faster from positions that already know up from down;
         # pretrained weights bring their own
         with torch.no_grad():
-            vit.pos_embed.copy_(build_sincos2d_pos_embed(self.grid(image_size), vit.embed_dim))
+            positions = build_sincos2d_pos_embed(self.grid(image_size), vit.embed_dim)
+            vit.pos_embed[:, -len(positions) :].copy_(positions)
         vit.norm = nn.Identity()
         vit.fc_norm = nn.Identity()
         self.vit = vit
@@ -56,17 +87,38 @@ class ViTEncoder(nn.Module):
         check_divisible(image_size, self.patch_size)
         return image_size[0] // self.patch_size[0], image_size[1] // self.patch_size[1]
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        self.grid(tuple(image.shape[-2:]))  # timm would pad or cut in silence
+    def forward(self, image: Tensor, groups: Tensor | None = None) -> list[Tensor]:
+        """Four maps (B, N, D). With `groups` (B, N) each token has seen its own group only.
+
+        Prefix tokens are not returned; tokens of a DROPPED group come back as zeros.
+        """
+        h, w = self.grid(tuple(image.shape[-2:]))  # timm would pad or cut in silence
+        if groups is not None and tuple(groups.shape) != (len(image), h * w):
+            raise NetworkError(
+                f"groups {tuple(groups.shape)} for {len(image)} images of {h} x {w} tokens"
+            )
         image = (image - self.image_mean) / self.image_std
         tokens = self.vit.patch_embed(image)  # (B, h, w, D)
-        tokens = self.vit._pos_embed(tokens)  # (B, N, D)
-        tokens = self.vit.norm_pre(tokens)
+        tokens = self.vit.norm_pre(self.vit._pos_embed(tokens))  # (B, P + N, D)
+        if groups is None:
+            return self._encode(tokens)
+        # prefix tokens have not seen any image yet: those of the first image are those of all
+        prefix, tokens = tokens[:1, : self.num_prefix], tokens[:, self.num_prefix :]
+        sequences = [places.to(image.device) for places in sequences_by_size(groups)]
+        tokens = tokens.flatten(0, 1)  # (B * N, D)
+        encoded = []
+        for places in sequences:  # (G, s): as many groups of s tokens, each a sequence of its own
+            group = tokens.index_select(0, places.flatten()).unflatten(0, tuple(places.shape))
+            encoded.append(self._encode(torch.cat([prefix.expand(len(places), -1, -1), group], 1)))
+        return [put_back(list(tap), sequences, *groups.shape) for tap in zip(*encoded, strict=True)]
+
+    def _encode(self, tokens: Tensor) -> list[Tensor]:
+        """(G, P + s, D) through all blocks -> the patch tokens (G, s, D) behind each tap."""
         features = []
         for index, block in enumerate(self.vit.blocks):
             tokens = block(tokens)
             if index in self.taps:
-                features.append(tokens)
+                features.append(tokens[:, self.num_prefix :])
         return features
 
 
@@ -86,13 +138,32 @@ def check_divisible(image_size: tuple[int, int], patch_size: tuple[int, int]) ->
     )
 
 
-def _create_vit(name: str, image_size: tuple[int, int]) -> VisionTransformer:
+def _vit_of_shape(shape: ViTShape, image_size: tuple[int, int]) -> VisionTransformer:
+    check_divisible(image_size, (shape.patch_size, shape.patch_size))
+    vit = VisionTransformer(
+        img_size=image_size,
+        patch_size=shape.patch_size,
+        embed_dim=shape.embed_dim,
+        depth=shape.depth,
+        num_heads=shape.num_heads,
+        mlp_ratio=(shape.mlp_hidden + 0.5) / shape.embed_dim,  # timm cuts the product to an integer
+        num_classes=0,
+        global_pool="",
+        class_token=False,
+        dynamic_img_size=True,
+    )
+    vit.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return vit
+
+
+def _create_vit(name: str, image_size: tuple[int, int], *, keep_prefix: bool) -> VisionTransformer:
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
         near = difflib.get_close_matches(name, timm.list_models("vit_*"), n=3)
         raise NetworkError(f"network.encoder: timm knows no model {name!r}; nearest: {near}")
     patch = timm.get_pretrained_cfg(name)
     if patch is None or not name.startswith(("vit_", "deit")):
         raise NetworkError(f"network.encoder: {name!r} is not a plain ViT (vit_*, deit_* of timm)")
+    no_prefix = {} if keep_prefix else {"class_token": False, "reg_tokens": 0}
     try:
         vit = timm.create_model(
             name,
@@ -100,9 +171,8 @@ def _create_vit(name: str, image_size: tuple[int, int]) -> VisionTransformer:
             img_size=image_size,
             num_classes=0,
             global_pool="",
-            class_token=False,
-            reg_tokens=0,
             dynamic_img_size=True,
+            **no_prefix,
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise NetworkError(

@@ -140,7 +140,12 @@ def _fit(
             continue
         if key == "pos_embed":
             grid = encoder.grid(encoder.image_size)
-            value, resampled = _patch_positions(value, grid=grid, source=source)
+            prefix, patches, resampled = _patch_positions(value, grid=grid, source=source)
+            num_prefix = wanted.shape[1] - patches.shape[1]
+            if num_prefix and prefix.shape[1] != num_prefix:
+                misfits.append(f"{key}: {prefix.shape[1]} prefix positions for {num_prefix}")
+                continue
+            value = torch.cat([prefix[:, :num_prefix], patches], dim=1)
             (resized if resampled else matched).append(key)
         elif value.shape != wanted.shape:
             misfits.append(f"{key} {tuple(value.shape)} for {tuple(wanted.shape)}")
@@ -167,22 +172,22 @@ def _fit(
 
 def _patch_positions(
     positions: Tensor, *, grid: tuple[int, int], source: str
-) -> tuple[Tensor, bool]:
-    """(1, P + n, D) with P prefix positions -> (1, N, D) on `grid`; whether it was resampled."""
+) -> tuple[Tensor, Tensor, bool]:
+    """(1, P + n, D) -> P prefix positions, (1, N, D) on `grid`, whether it was resampled."""
     total = positions.shape[1]
     for num_prefix in (0, 1, 2, 5):  # none, class, class + distillation, class + 4 registers
         side = math.isqrt(total - num_prefix)
-        patches = positions[:, num_prefix:]
+        prefix, patches = positions[:, :num_prefix], positions[:, num_prefix:]
         is_square = side**2 == total - num_prefix
         if grid == (side, side) and is_square:
-            return patches, False
+            return prefix, patches, False
         if is_square:
             resampled = resample_abs_pos_embed(
                 patches, new_size=list(grid), old_size=[side, side], num_prefix_tokens=0
             )
-            return resampled, True
+            return prefix, resampled, True
         if total - num_prefix == grid[0] * grid[1]:
-            return patches, False  # an encoder of ours, or one laid out for this very grid
+            return prefix, patches, False  # an encoder of ours, or one laid out for this very grid
     raise NetworkError(
         f"{source}: {total} position embeddings fit no square grid, nor {list(grid)}"
     )

@@ -49,6 +49,18 @@ def tiny(tmp_path, streets) -> list[str]:
     return [*TINY, *roots, f"run.folder={tmp_path / 'runs'}", "run.name=run"]
 
 
+def run_pair(*words: str) -> subprocess.CompletedProcess:
+    """Two processes of one command (script first), as torchrun starts them; must end well."""
+    launcher = "import sys; from torch.distributed.run import main; main(sys.argv[1:])"
+    result = subprocess.run(
+        [sys.executable, "-c", launcher, "--standalone", "--nproc-per-node", "2", *words],
+        cwd=HOUSE, capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
 def run_script(script: str, *words: str, code: int = 0, **env: str):
     """Run a script in a subprocess; fail with its whole output on any other exit code."""
     result = subprocess.run(

@@ -7,7 +7,8 @@ from trees import depth_units, kitti_tree, write_list, write_picture
 from datasets import kitti_split
 from datasets.frame import DataError
 from datasets.kitti import Kitti
-from datasets.splits import check_files, check_overlap, list_sha256
+from datasets.leakage import check_overlap
+from datasets.splits import check_files, list_sha256
 
 DRIVE = "2011_09_26_drive_0001_sync"
 ONE_DRIVE = {DRIVE: range(5, 9)}

@@ -14,9 +14,10 @@ from trees import (
 )
 
 from datasets.frame import DataError
+from datasets.leakage import check_overlap
 from datasets.nyu import Nyu
 from datasets.nyu_variants import is_held_out
-from datasets.splits import check_files, check_overlap
+from datasets.splits import check_files
 
 SIZE = (480, 640)
 BEDROOM = tuple(f"bedroom_0001/rgb_{number:05d}.jpg" for number in range(3))

@@ -9,9 +9,10 @@ from trees import depth_units, image_tree, rgbd_tree, virtual_kitti_tree, write_
 from datasets.frame import DataError
 from datasets.images import ImageFolder
 from datasets.kitti import Kitti
+from datasets.leakage import check_overlap
 from datasets.nyu import Nyu
 from datasets.rgbd import RgbdList
-from datasets.splits import check_files, check_overlap
+from datasets.splits import check_files
 from datasets.virtual_kitti import VirtualKitti
 
 CLASSES = (Kitti, Nyu, VirtualKitti, RgbdList, ImageFolder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import HOUSE, run_script
+from conftest import run_pair, run_script
 from PIL import Image
 
 from datasets.splits import list_sha256
@@ -248,16 +248,7 @@ def test_two_processes_train_and_validate_like_one(tiny, tmp_path):
     words = [word for word in tiny if not word.startswith("labeled.batch_size")]
     alone = run_script("train.py", *words, "labeled.batch_size=4", "run.name=alone")
     assert alone.returncode == 0
-    launcher = "import sys; from torch.distributed.run import main; main(sys.argv[1:])"
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
-    result = subprocess.run(
-        [sys.executable, "-c", launcher, "--standalone", "--nproc-per-node", "2", "train.py",
-         *words, "labeled.batch_size=2", "run.name=pair"],
-        cwd=HOUSE, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_pair("train.py", *words, "labeled.batch_size=2", "run.name=pair")
     for split in ("train", "val"):
         one, two = (records(tmp_path / "runs" / name, split) for name in ("alone", "pair"))
         key = "total" if split == "train" else "abs_rel"

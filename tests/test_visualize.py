@@ -7,21 +7,34 @@ import torch
 from PIL import Image
 
 from utils import page
-from utils.visualize import colorize, contact_sheet, panel
+from utils.visualize import colorize, consistency_panel, contact_sheet, panel
 
 HEIGHT, WIDTH = 120, 160
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((3, HEIGHT, WIDTH))
 DEPTH = np.tile(np.geomspace(1, 40, WIDTH), (HEIGHT, 1))
+GRID = np.asarray([[0, 1, 2, 3]])
 
 
-def tiles(picture, columns, aspect=WIDTH / HEIGHT):
-    """(height, width, 3) pixels of every tile of an untitled one-row panel."""
+def tiles(picture, columns, aspect=WIDTH / HEIGHT, rows=1):
+    """(height, width, 3) pixels of every place for a tile of an untitled panel, row by row."""
     width = (picture.width - 2 * page.MARGIN - (columns - 1) * page.GAP) // columns
-    height, top = round(width / aspect), page.MARGIN // 2 + page.LABEL_HEIGHT
+    height, first = round(width / aspect), page.MARGIN // 2 + page.LABEL_HEIGHT
+    stride = page.LABEL_HEIGHT + height + page.BAR_HEIGHT + page.TICKS_HEIGHT
     pixels = np.asarray(picture)
     lefts = [page.MARGIN + column * (width + page.GAP) for column in range(columns)]
-    return [pixels[top : top + height, left : left + width] for left in lefts]
+    tops = [first + row * stride for row in range(rows)]
+    return [pixels[top : top + height, left : left + width] for top in tops for left in lefts]
+
+
+def consistency(**maps):
+    """A consistency panel of one frame; `maps` replace or add to its arguments."""
+    frame = {"weak_image": IMAGE, "strong_image": 1 - IMAGE, "groups": GRID}
+    return consistency_panel(**(frame | {"pseudo_depth": DEPTH, "strong_depth": DEPTH} | maps))
+
+
+def color(colormap, position):
+    return matplotlib.colormaps[colormap](position, bytes=True)[:3]
 
 
 def test_colorize_clips_and_marks_invalid_pixels_grey():
@@ -136,6 +149,91 @@ def test_groups_are_told_apart():
     width = tile.shape[1]
     colors = {tuple(tile[50, (2 * index + 1) * width // 8]) for index in range(4)}
     assert len(colors) == 4
+
+
+def test_dropped_tokens_are_black_and_the_others_keep_their_colour():
+    grey = np.full((3, 100, 100), 0.5)
+    kept = tiles(panel(image=grey, groups=GRID), 2, aspect=1)[1]
+    tile = tiles(panel(image=grey, groups=np.where(GRID == 1, -1, GRID)), 2, aspect=1)[1]
+    quarter = tile.shape[1] // 4
+    inside = [slice(index * quarter + 15, (index + 1) * quarter - 15) for index in range(4)]
+    assert [(tile[:, part] == 0).all() for part in inside] == [False, True, False, False]
+    assert all(np.array_equal(tile[:, inside[i]], kept[:, inside[i]]) for i in (0, 2, 3))
+
+
+def test_weak_and_strong_view_and_the_groups_on_the_strong_one_are_shown():
+    white = np.ones((3, HEIGHT, WIDTH))
+    weak, strong, groups, *_ = tiles(consistency(weak_image=white, strong_image=0 * white), 6)
+    assert (weak == 255).all()
+    assert (strong == 0).all()
+    over_black = tiles(panel(image=0 * white, groups=GRID), 2)[1]
+    assert groups.mean() == pytest.approx(over_black.mean(), abs=1)
+    assert groups.min(axis=(0, 1)).max() < 20  # half colour over black, not over white
+
+
+def test_confidence_is_exp_of_minus_u_on_a_fixed_scale():
+    for u, confidence in ((0.0, 1.0), (np.log(2), 0.5), (np.log(4), 0.25), (50.0, 0.0)):
+        shown = consistency(log_uncertainty=np.full((HEIGHT, WIDTH), u))
+        tile = tiles(shown, 4, rows=2)[4]
+        assert (tile == color("viridis", confidence)).all()
+
+
+def test_disagreement_is_relative_to_the_pseudo_depth_and_ends_at_one_half():
+    for ratio, position in ((1.0, 0.0), (1.3, 0.6), (0.7, 0.6), (3.0, 1.0)):
+        *_, tile = tiles(consistency(strong_depth=ratio * DEPTH), 6)
+        assert (tile == color("magma", position)).all()
+
+
+def test_all_depths_of_a_consistency_panel_share_the_scale_of_the_ground_truth():
+    depth = np.where(np.arange(WIDTH) < 80, 2.0, 32.0) * np.ones((HEIGHT, 1))
+    at_40_percent = 2.0 * 16.0**0.4  # of the logarithmic bar
+    maps = {"pseudo_depth": depth * 0 + at_40_percent, "strong_depth": depth * 0 + 32.0}
+    u = np.zeros_like(depth)
+    shown = tiles(consistency(depth=depth, log_uncertainty=u, **maps), 4, rows=2)
+    pseudo, strong, truth = shown[3], shown[5], shown[7]
+    assert (pseudo == color("Spectral", 0.4)).all()
+    assert (strong == color("Spectral", 1.0)).all()
+    assert (truth[:, 0] == color("Spectral", 0.0)).all()
+    assert (truth[:, -1] == color("Spectral", 1.0)).all()
+
+
+def test_without_ground_truth_the_strong_depth_is_on_the_scale_of_the_pseudo_depth():
+    *_, pseudo, strong, _ = tiles(consistency(strong_depth=np.full_like(DEPTH, 40.0)), 6)
+    assert (strong == color("Spectral", 1.0)).all()
+    assert len(np.unique(pseudo.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_consistency_panel_leaves_out_what_is_none_and_wraps_above_six_tiles():
+    u = np.zeros((HEIGHT, WIDTH))
+    six, seven = consistency(), consistency(log_uncertainty=u)
+    assert seven.height > 2 * tiles(seven, 4)[0].shape[0] > 2 * tiles(six, 6)[0].shape[0]
+    *_, last = tiles(seven, 4, rows=2)
+    assert (last == page.PAPER).all()
+    *_, last = tiles(consistency(log_uncertainty=u, depth=DEPTH), 4, rows=2)
+    assert len(np.unique(last.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_consistency_panel_takes_tensors_with_leading_ones_and_maps_of_other_sizes():
+    maps = {"pseudo_depth": DEPTH, "strong_depth": DEPTH[::2, ::2], "depth": DEPTH * 1.1}
+    as_array = consistency(log_uncertainty=DEPTH / 40, **maps)
+    maps = {name: torch.from_numpy(values.copy())[None, None] for name, values in maps.items()}
+    u = torch.from_numpy(DEPTH / 40)[None, None]
+    as_tensor = consistency(log_uncertainty=u, groups=torch.from_numpy(GRID), **maps)
+    assert np.array_equal(np.asarray(as_array), np.asarray(as_tensor))
+    disagreement = tiles(as_array, 4, rows=2)[6]
+    assert disagreement.max() < 40  # the same scene at half the size
+
+
+def test_a_consistency_panel_of_maps_that_say_nothing_is_drawn_without_a_warning():
+    nothing = np.full((8, 9), np.nan)
+    silent = consistency(
+        pseudo_depth=nothing,
+        strong_depth=nothing,
+        log_uncertainty=np.full((8, 9), -1e4),
+        depth=np.zeros((8, 9)),
+        groups=np.full((1, 4), -1),
+    )
+    assert silent.width > WIDTH
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
+
+from dotmap import DotMap
+
+from .config import load_config, to_yaml
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -21,6 +26,46 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, default_file: str |
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="any key of conf/defaults.yaml"
     )
+
+
+def training_script(
+    train: Callable[[DotMap], None],
+    arguments: list[str] | None,
+    *,
+    description: str,
+    default_file: str,
+) -> int:
+    """The command line of a training script: its configuration goes to `train`. Returns 0."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser, default_file=default_file)
+    parser.add_argument("--print-config", action="store_true", help="resolved config, then exit")
+    parser.add_argument("--dry-run", action="store_true", help="two steps of everything, then exit")
+    args = parser.parse_intermixed_args(arguments)
+    cfg = load_config(args.conf, args.overrides)
+    if args.print_config:
+        print(to_yaml(cfg), end="")
+    elif args.dry_run:
+        dry_run(train, cfg)
+    else:
+        train(cfg)
+    return 0
+
+
+def dry_run(train: Callable[[DotMap], None], cfg: DotMap) -> None:
+    """Two steps of everything, one save, one resume, one validation, in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.run.folder, cfg.wandb.mode = folder, "disabled"
+        cfg.log.every_steps = cfg.evaluation.every_steps = cfg.samples.every_steps = 1
+        cfg.validation.num_frames = min(2, cfg.validation.num_frames or 2)
+        cfg.validation.list_sha256 = None
+        cfg.audit.num_frames = min(2, cfg.audit.num_frames)
+        cfg.train.num_steps, cfg.resume = 1, "never"
+        train(cfg)
+        cfg.train.num_steps, cfg.resume = 2, "must"
+        train(cfg)
+    print("dry run done: trained, saved, resumed, validated; nothing was kept")
 
 
 def run_script(main: Callable[[], int], user_errors: tuple[type[Exception], ...]) -> int:

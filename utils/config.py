@@ -122,6 +122,21 @@ def _checked(config: dict) -> DotMap:
     return DotMap(config, _dynamic=False)
 
 
+def weights_of(cfg: DotMap, terms: Sequence[str], *, script: str) -> dict[str, float]:
+    """Weights of the loss terms that `script` has.
+
+    Raises:
+        ConfigError: a weight above zero for a term that it does not have.
+    """
+    others = [key for key, weight in cfg.loss_weights.items() if weight > 0 and key not in terms]
+    if others:
+        raise ConfigError(
+            f"{script} has no loss {', '.join(others)}: set loss_weights.{others[0]}=0, "
+            "or use the script that has it"
+        )
+    return {key: cfg.loss_weights[key] for key in terms}
+
+
 def to_yaml(config: DotMap) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.toDict(), sort_keys=False)

@@ -45,12 +45,13 @@ def boolean(value: Any) -> str:
     return "" if isinstance(value, bool) else "must be true or false"
 
 
-def several(rule: Rule, length: int) -> Rule:
-    """A list of exactly `length` values that each obey `rule`."""
+def several(rule: Rule, length: int | None = None) -> Rule:
+    """A list of exactly `length` values (None: one or more) that each obey `rule`."""
 
     def check(value: Any) -> str:
-        if not isinstance(value, list) or len(value) != length or any(rule(item) for item in value):
-            return f"must be a list of {length} values, each of which {rule(None)}"
+        wrong_length = not isinstance(value, list) or len(value) != (length or max(1, len(value)))
+        if wrong_length or any(rule(item) for item in value):
+            return f"must be a list of {length or 'some'} values, each of which {rule(None)}"
         return ""
 
     return check
@@ -84,7 +85,13 @@ RULES: dict[str, Rule] = {
     "run.device": one_of("auto", "cpu", "cuda"),
     "labeled.dataset": one_of(*_LABELED_DATASETS),
     **{f"labeled.{key}": rule for key, rule in _STREAM.items()},
+    "labeled.budget": one_of("frames", "scenes"),
     "labeled.batch_size": count(1),
+    "unlabeled.dataset": one_of(*_LABELED_DATASETS, "images"),
+    **{f"unlabeled.{key}": rule for key, rule in _STREAM.items()},
+    "unlabeled.batch_size": count(1),
+    "unlabeled.exclude_labeled": boolean,
+    "unlabeled.may_share": one_of("nothing", "scenes", "frames"),
     "validation.dataset": one_of(*_LABELED_DATASETS),
     **{f"validation.{key}": rule for key, rule in _STREAM.items()},
     "validation.may_share": one_of("nothing", "scenes", "frames"),
@@ -96,16 +103,31 @@ RULES: dict[str, Rule] = {
     "network.taps": optional(several(count(0), 4)),
     "network.uncertainty": boolean,
     "network.uncertainty_shapes_encoder": boolean,
+    "network.prefix_tokens": one_of("drop", "per_group"),
     "augmentation.flip": number(0, 1),
     "augmentation.jitter": number(0, 1),
     "augmentation.brightness": number(0, 1),
     "augmentation.contrast": number(0, 1),
     "augmentation.saturation": number(0, 1),
     "augmentation.hue": number(0, 0.5),
+    "strong.operations": several(text),
+    "strong.num_operations": count(0),
+    "strong.magnitude": number(0, 10),
+    "strong.magnitude_std": number(0),
+    "masking.num_groups": count(1),
+    "masking.rule": one_of("equal", "random_cuts", "naive"),
     "losses.depth_loss": one_of("l1", "silog", "berhu"),
     "losses.tolerated_error": optional(number(0, above=True)),
+    "losses.consistency_error": one_of("metres", "log", "log_shape"),
+    "losses.confidence_weighted": boolean,
+    "losses.min_confidence": number(0, 1),
+    "losses.max_pseudo_depth": optional(number(0, above=True)),
+    "losses.feature_reduction": one_of("sum", "mean"),
     "loss_weights.depth": number(0),
     "loss_weights.uncertainty": number(0),
+    "loss_weights.depth_consistency": number(0),
+    "loss_weights.feature_consistency": number(0),
+    "loss_weights.strong_depth": number(0),
     "optimizer.name": one_of("adamw", "adam"),
     "optimizer.lr": number(0, 1, above=True),
     "optimizer.encoder_lr": number(0, 1, above=True),
@@ -115,16 +137,19 @@ RULES: dict[str, Rule] = {
     "schedule.name": one_of("cosine", "constant"),
     "schedule.warmup_steps": count(0),
     "schedule.final_factor": number(0, 1),
+    "schedule.consistency_ramp_steps": count(0),
     "train.num_steps": count(1),
     "train.precision": one_of("auto", "fp32", "bf16", "fp16"),
     "train.compile": boolean,
     "train.num_workers": count(0),
     "train.ema_decay": number(0, 0.999999),
+    "train.teacher": one_of("weights", "average"),
     "train.on_bad_sample": one_of("error", "skip"),
     "train.max_skipped_steps": count(1),
     "evaluation.every_steps": count(1),
     "evaluation.batch_size": count(1),
     "evaluation.num_panels": count(0),
+    "audit.num_frames": count(0),
     "log.every_steps": count(1),
     "samples.every_steps": count(1),
     "samples.num_images": count(0),
@@ -139,7 +164,7 @@ RULES: dict[str, Rule] = {
 def check_combinations(config: dict) -> list[str]:
     """What is wrong with values that are each fine alone."""
     problems = []
-    for stream in ("labeled", "validation"):
+    for stream in ("labeled", "unlabeled", "validation"):
         section = config[stream]
         if section["dataset"] == "rgbd" and section["depth_scale"] is None:
             problems.append(
@@ -150,6 +175,8 @@ def check_combinations(config: dict) -> list[str]:
             "loss_weights.uncertainty: network.uncertainty=false leaves nothing to train with it; "
             "set it to 0"
         )
+    if config["train"]["teacher"] == "average" and not config["train"]["ema_decay"]:
+        problems.append("train.teacher=average: there is none without train.ema_decay (0.99, say)")
     taps = config["network"]["taps"]
     if taps is not None and sorted(set(taps)) != taps:
         problems.append(f"network.taps = {taps}: must be four different blocks in rising order")

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 INVALID = (60, 60, 60)  # dark grey, a colour of none of the maps
 PAPER, INK, FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
 MAX_WIDTH, MAX_TILE_HEIGHT = 1600, 360  # pixels
+MAX_IN_ROW = 6  # tiles of frames that are not wide
 MARGIN, GAP, TITLE_HEIGHT, LABEL_HEIGHT, BAR_HEIGHT, TICKS_HEIGHT = 16, 14, 34, 24, 9, 24
 Pair = tuple[int, int]
 
@@ -91,15 +92,16 @@ def colorize(
 def draw_page(tiles: Sequence[Tile], *, aspect: float, title: str) -> Image.Image:
     """The page with all tiles, an RGB picture at most MAX_WIDTH pixels wide.
 
-    Tiles stand in one row, or in two where the frames are wide (KITTI), and fill the width up to
-    MAX_TILE_HEIGHT.
+    Tiles stand in one row, or in two where the frames are wide (KITTI) or the tiles are more than
+    MAX_IN_ROW, and fill the width up to MAX_TILE_HEIGHT.
 
     Args:
         tiles: at least one.
         aspect: width / height at which every tile is drawn.
         title: a line above the tiles, or "".
     """
-    columns = len(tiles) if aspect < 2 or len(tiles) <= 2 else math.ceil(len(tiles) / 2)
+    in_one_row = len(tiles) <= (MAX_IN_ROW if aspect < 2 else 2)
+    columns = len(tiles) if in_one_row else math.ceil(len(tiles) / 2)
     width = (MAX_WIDTH - 2 * MARGIN - (columns - 1) * GAP) // columns
     width = max(1, min(width, round(MAX_TILE_HEIGHT * aspect)))
     height = max(1, round(width / aspect))

@@ -16,6 +16,10 @@ class DeviceError(ValueError):
     """A device that was asked for and is not there."""
 
 
+class DisagreementError(ValueError):
+    """Processes that should train on the same frames do not."""
+
+
 @dataclass(frozen=True)
 class Process:
     """This process among `world_size`; `rank` 0 writes files and speaks."""
@@ -64,6 +68,20 @@ def distribute(module: nn.Module, process: Process) -> nn.Module:
         return module
     device_ids = [process.device.index] if process.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+
+
+def check_same_everywhere(value: str, what: str, process: Process) -> None:
+    """Raise DisagreementError unless all processes hold the same `value`.
+
+    Each reads its own disk: a rank with another list would train on other labels, unnoticed.
+    """
+    if process.world_size == 1:
+        return
+    values: list[str] = [""] * process.world_size
+    distributed.all_gather_object(values, value)
+    if len(set(values)) > 1:
+        held = ", ".join(f"rank {rank}: {held}" for rank, held in enumerate(values))
+        raise DisagreementError(f"the processes do not hold the same {what}: {held}")
 
 
 def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,10 @@ from tqdm import tqdm
 WANDB_INIT_SECONDS = "30"  # unless the environment variable of wandb says otherwise
 FILE_ONLY = frozenset(  # what the line on the screen leaves to metrics.jsonl
     ["lr_encoder", "lr_decoder", "data_wait_fraction", "peak_memory_gib", "skipped_steps",
-     "replaced_frames", "sq_rel", "rmse_log", "log10", "d2", "d3", "num_skipped"]
+     "replaced_frames", "sq_rel", "rmse_log", "log10", "d2", "d3", "num_skipped",
+     "audit_num_frames", "audit_num_skipped", "audit_mae", "audit_mae_weighted"]
 )  # fmt: skip
+BINS = re.compile(r".*_\d\.\d+_\d\.\d+$")  # numbers of one bin of many: for the file alone
 
 
 class RunLog:
@@ -82,7 +85,11 @@ class RunLog:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        shown = "  ".join(f"{k} {_short(v)}" for k, v in values.items() if k not in FILE_ONLY)
+        shown = "  ".join(
+            f"{k} {_short(v)}"
+            for k, v in values.items()
+            if k not in FILE_ONLY and not BINS.match(k)
+        )
         self.say(f"step {step}/{self.num_steps}  {split:<5}  {shown}")
         self._to_wandb(
             lambda run: run.log(
@@ -90,13 +97,13 @@ class RunLog:
             )
         )
 
-    def log_picture(self, step: int, path: Path) -> None:
+    def log_picture(self, step: int, path: Path, name: str = "samples") -> None:
         """Show an already written PNG in wandb."""
 
         def send(run: Any) -> None:
             import wandb  # noqa: PLC0415 - optional dependency
 
-            run.log({"global_step": step, "samples": wandb.Image(str(path))})
+            run.log({"global_step": step, name: wandb.Image(str(path))})
 
         self._to_wandb(send)
 

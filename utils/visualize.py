@@ -1,5 +1,6 @@
 """Panels that let an eye check what the numbers say: image, ground truth, prediction, error,
-uncertainty and groups side by side, each map with its colour bar (ours).
+uncertainty and groups side by side, each map with its colour bar; for consistency training the
+weak and the strong view with what each was predicted (ours).
 
 Depth is coloured on a logarithmic scale, because it is relative error that matters: from 1 m to
 2 m takes as much of the bar as from 20 m to 40 m. Colours come from matplotlib's tables; its
@@ -15,7 +16,7 @@ from PIL import Image
 
 from utils.page import PAPER, Scale, Tile, colorize, draw_page
 
-__all__ = ["colorize", "contact_sheet", "panel"]
+__all__ = ["colorize", "consistency_panel", "contact_sheet", "panel"]
 
 MAX_ERROR = 0.5  # absolute relative error at the end of its bar
 SPARSE = 0.35  # below this share of measured pixels (LiDAR: 0.04 to 0.2) points are drawn larger
@@ -41,35 +42,81 @@ def panel(
         prediction: (H, W) metres, on the colour scale of the ground truth. With both there is an
             error tile: |prediction - depth| / depth from 0 to MAX_ERROR.
         log_uncertainty: (H, W), larger = less sure; the scale spans its 1st to 99th percentile.
-        groups: (h, w) integers on the token grid, the group of each patch.
+        groups: (h, w) integers on the token grid, the group of each patch; -1 = dropped, black.
         title: a line above the tiles.
 
     Returns:
         An RGB picture at most 1600 pixels wide.
     """
     picture = _picture(image)
-    depth, prediction, log_uncertainty, groups = (
-        None if a is None else np.asarray(a).reshape(np.shape(a)[-2:])
-        for a in (depth, prediction, log_uncertainty, groups)
-    )
+    depth, prediction, log_uncertainty, groups = _planes(depth, prediction, log_uncertainty, groups)
     tiles = [Tile("image", picture)]
-    if depth is not None:
-        depth = np.where(depth > 0, depth, np.nan)
+    depth = _measured(depth)
     scale = _depth_scale(depth, prediction)
     if depth is not None:
         tiles.append(_map_tile("ground truth", _enlarged(depth), scale, "metres"))
     if prediction is not None:
         tiles.append(_map_tile("prediction", prediction, scale, "metres"))
     if depth is not None and prediction is not None:
-        error = np.abs(_resized(prediction, depth.shape) - depth) / depth
-        scale = Scale(0.0, MAX_ERROR, "magma")
-        tiles.append(_map_tile("error", _enlarged(error), scale, "relative to depth"))
+        tiles.append(_error_tile("error", prediction, depth, "relative to depth"))
     if log_uncertainty is not None:
         scale = Scale(*_extent(log_uncertainty), "viridis")
         tiles.append(_map_tile("uncertainty", log_uncertainty, scale, "log, larger = less sure"))
     if groups is not None:
-        tiles.append(Tile(f"{len(np.unique(groups))} groups", _groups_picture(groups, picture)))
+        tiles.append(_groups_tile(groups, picture))
     return draw_page(tiles, aspect=picture.width / picture.height, title=title)
+
+
+def consistency_panel(
+    *,
+    weak_image: Image.Image | np.ndarray,
+    strong_image: Image.Image | np.ndarray,
+    groups: np.ndarray,
+    pseudo_depth: np.ndarray,
+    strong_depth: np.ndarray,
+    log_uncertainty: np.ndarray | None = None,
+    depth: np.ndarray | None = None,
+    title: str = "",
+) -> Image.Image:
+    """What consistency training sees of one unlabelled frame, as labelled tiles.
+
+    Maps may be arrays or CPU tensors with leading dimensions of one, and need not be of one size.
+    All depths share one colour scale: that of the ground truth, without it that of the pseudo
+    label. Confidence and disagreement have fixed scales, so panels of different steps compare.
+
+    Args:
+        weak_image, strong_image: RGB, pictures or (3, H, W) in [0, 1]; strong as it is fed.
+        groups: (h, w) integers on the token grid, drawn over the strong view; -1 = dropped, black.
+        pseudo_depth: (H, W) metres, predicted from the weak view.
+        strong_depth: (H, W) metres, predicted from the strong view in groups. The disagreement is
+            |strong - pseudo| / pseudo, from 0 to MAX_ERROR.
+        log_uncertainty: (H, W) u of the weak view, >= 0, drawn as confidence exp(-u) in [0, 1].
+        depth: (H, W) withheld ground truth in metres, 0 = none (dark grey).
+        title: a line above the tiles.
+
+    Returns:
+        An RGB picture at most 1600 pixels wide; tiles of optional maps that are None are left out.
+    """
+    weak, strong = _picture(weak_image), _picture(strong_image)
+    groups, pseudo_depth, strong_depth, log_uncertainty, depth = _planes(
+        groups, pseudo_depth, strong_depth, log_uncertainty, depth
+    )
+    depth, pseudo_depth = _measured(depth), _measured(pseudo_depth)
+    scale = _depth_scale(depth, pseudo_depth, strong_depth)
+    tiles = [
+        Tile("weak view", weak),
+        Tile("strong view", strong),
+        _groups_tile(groups, strong),
+        _map_tile("pseudo depth", pseudo_depth, scale, "metres"),
+    ]
+    if log_uncertainty is not None:
+        confidence = np.exp(-np.maximum(log_uncertainty, 0))
+        tiles.append(_map_tile("confidence", confidence, Scale(0.0, 1.0, "viridis"), "exp(-u)"))
+    tiles.append(_map_tile("strong depth", strong_depth, scale, "metres"))
+    tiles.append(_error_tile("disagreement", strong_depth, pseudo_depth, "relative to pseudo"))
+    if depth is not None:
+        tiles.append(_map_tile("ground truth", _enlarged(depth), scale, "metres"))
+    return draw_page(tiles, aspect=weak.width / weak.height, title=title)
 
 
 def contact_sheet(panels: Sequence[Image.Image]) -> Image.Image:
@@ -93,15 +140,38 @@ def _picture(image: Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
+def _planes(*maps: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
+    """Each map as an (H, W) array, without its leading dimensions of one."""
+    return tuple(None if a is None else np.asarray(a).reshape(np.shape(a)[-2:]) for a in maps)
+
+
+def _measured(depth: np.ndarray | None) -> np.ndarray | None:
+    """Depth with NaN where there is none."""
+    return None if depth is None else np.where(depth > 0, depth, np.nan)
+
+
 def _map_tile(label: str, values: np.ndarray, scale: Scale, unit: str) -> Tile:
     return Tile(label, Image.fromarray(scale.colors(values)), unit, scale)
 
 
-def _groups_picture(groups: np.ndarray, picture: Image.Image) -> Image.Image:
-    """The image in grey under one colour a group; golden-ratio steps keep neighbours apart."""
+def _error_tile(label: str, values: np.ndarray, reference: np.ndarray, unit: str) -> Tile:
+    error = np.abs(_resized(values, reference.shape) - reference) / reference
+    return _map_tile(label, _enlarged(error), Scale(0.0, MAX_ERROR, "magma"), unit)
+
+
+def _groups_tile(groups: np.ndarray, picture: Image.Image) -> Tile:
+    """The image in grey under one colour a group; golden-ratio steps keep neighbours apart.
+
+    Dropped patches (-1) are black, as nothing of them is left in the network."""
     hues = colorize(groups * 0.618034 % 1, low=0.0, high=1.0, colormap="hsv")
-    colors = Image.fromarray(hues).resize(picture.size, Image.Resampling.NEAREST)
-    return Image.blend(picture.convert("L").convert("RGB"), colors, 0.5)
+    size, nearest = picture.size, Image.Resampling.NEAREST
+    colors = Image.fromarray(hues).resize(size, nearest)
+    blended = Image.blend(picture.convert("L").convert("RGB"), colors, 0.5)
+    dropped = groups < 0
+    blended.paste((0, 0, 0), mask=Image.fromarray(np.uint8(255) * dropped).resize(size, nearest))
+    number = len(np.unique(groups[~dropped]))
+    label = f"{number} group" if number == 1 else f"{number} groups"
+    return Tile(label + f", {dropped.mean():.0%} dropped" * bool(dropped.any()), blended)
 
 
 def _depth_scale(*maps: np.ndarray | None) -> Scale:

@@ -1,0 +1,248 @@
+"""Semi-supervised training: few labelled images, many plain ones (MaskingDepth, Baek et al. 2024).
+
+A weak view of a plain image goes through the whole network and gives a pseudo depth with its
+uncertainty. A strong view has its tokens split into disjoint groups, each encoded alone, put back
+and decoded once. Strong depth and tokens must agree with the weak ones where the network is sure.
+
+python consistency_train.py                           # synthetic streets: no GPU, no data needed
+python consistency_train.py --conf conf/consistency_train_kitti.yaml labeled.num_frames=100 ...
+torchrun --standalone --nproc-per-node 4 consistency_train.py --conf ...
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from dotmap import DotMap
+from torch import Tensor, nn
+
+from datasets import DataError
+from datasets.leakage import check_apart, check_trainable
+from datasets.photometric import Strong
+from datasets.splits import frame_ids_at
+from datasets.views import Jitter, labeled_view, unlabeled_view
+from evaluate import USER_ERRORS, open_frames
+from losses import (
+    DEPTH_LOSSES,
+    depth_consistency,
+    feature_consistency,
+    pixel_weight,
+    ramp,
+    supervised_losses,
+    weighted_sum,
+)
+from networks import DepthNetwork
+from networks.masking import DROPPED, assign_groups
+from networks.predictor import FeaturePredictor
+from pseudo_labels import audit, frames_to_audit, write_views
+from session import Session, Stream, endless_batches, open_labels, start_network
+from utils.command_line import run_script, training_script
+from utils.config import weights_of
+from utils.processes import (
+    Process,
+    check_same_everywhere,
+    distribute,
+    start_process,
+    stop_process,
+    to_device,
+)
+from utils.seeding import seeded
+
+TERMS = ("depth", "uncertainty", "depth_consistency", "feature_consistency", "strong_depth")
+RAMPED = ("depth_consistency", "feature_consistency")
+
+
+class ConsistencyStep(nn.Module):
+    """Labelled and unlabelled batch -> named, unweighted losses; those of weight 0 are left out."""
+
+    def __init__(
+        self,
+        network: DepthNetwork,
+        *,
+        weights: dict[str, float],
+        depth_loss: str,
+        tolerated_error: float | None,
+        consistency_error: str,
+        confidence_weighted: bool,
+        min_confidence: float,
+        max_pseudo_depth: float | None,
+        feature_reduction: str,
+    ):
+        """The arguments behind `weights` are the section `losses` of the configuration."""
+        super().__init__()
+        self.network = network
+        compares_features = weights["feature_consistency"] > 0
+        self.predictor = FeaturePredictor(network.encoder.embed_dim) if compares_features else None
+        self.compares_depth = weights["depth_consistency"] > 0
+        self.labels_strong_view = weights["strong_depth"] > 0
+        self.supervised = partial(
+            supervised_losses, depth_loss=depth_loss,
+            tolerated_error=tolerated_error or 0.00375 * network.max_depth,
+        )  # fmt: skip
+        self.depth_loss = DEPTH_LOSSES[depth_loss]
+        self.consistency_error = consistency_error
+        self.pixel_weight = partial(
+            pixel_weight, confidence_weighted=confidence_weighted, min_confidence=min_confidence,
+            max_pseudo_depth=max_pseudo_depth,
+        )  # fmt: skip
+        self.feature_reduction = feature_reduction
+
+    def forward(
+        self, labeled: dict, unlabeled: dict, groups: dict[str, Tensor], teacher: DepthNetwork
+    ) -> dict[str, Tensor]:
+        """`groups`: of the strong views' tokens, by stream. `teacher` may be the network itself."""
+        size = labeled["depth"].shape[-2:]
+        truth = {"target": labeled["depth"], "valid_mask": labeled["valid_mask"]}
+        output = self.network(labeled["image"]).resized(size)
+        losses = self.supervised(
+            depth=output.depth, log_uncertainty=output.log_uncertainty, **truth
+        )
+        if self.labels_strong_view:
+            strong = self.network(
+                labeled["strong_image"], groups["labeled"], with_uncertainty=False
+            ).resized(size)
+            losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
+
+        with torch.no_grad():  # a pseudo label has no graph
+            weak = teacher(unlabeled["weak_image"])
+        strong = self.network(  # every token sees its own group only
+            unlabeled["strong_image"], groups["unlabeled"], with_uncertainty=False
+        )
+        weight = self.pixel_weight(pseudo_depth=weak.depth, log_uncertainty=weak.log_uncertainty)
+        if self.compares_depth:
+            losses["depth_consistency"] = depth_consistency(
+                pred=strong.depth, pseudo_depth=weak.depth, weight=weight,
+                error=self.consistency_error,
+            )  # fmt: skip
+        if self.predictor is not None:
+            losses["feature_consistency"] = feature_consistency(
+                pred=self.predictor(strong.features), target=weak.features,
+                encoded=(groups["unlabeled"] != DROPPED).to(weight.device),
+                reduction=self.feature_reduction,
+            )  # fmt: skip
+        losses["weight_mass"] = weight.mean()  # not a loss: how much the pseudo labels count
+        return losses
+
+
+def train(cfg: DotMap) -> None:
+    """Run, or finish, the training that `cfg` describes."""
+    weights = weights_of(cfg, TERMS, script="consistency_train.py")
+    process = start_process(cfg.run.device)
+    labeled, validation = open_labels(cfg, process)
+    unlabeled = open_unlabeled(cfg, labeled, validation)
+    check_same_everywhere(cfg.unlabeled.list_sha256, "unlabelled frames", process)
+    network, state = start_network(cfg, process)
+    step_module = ConsistencyStep(network, weights=weights, **cfg.losses.toDict())
+    step_module = step_module.to(process.device)
+    session = Session(
+        cfg, process=process, state=state, network=network, step_module=step_module,
+        streams={"labeled": labeled, "unlabeled": unlabeled, "validation": validation},
+        images_per_step=cfg.labeled.batch_size + cfg.unlabeled.batch_size,
+    )  # fmt: skip
+    audited = frames_to_audit(*unlabeled, cfg.audit.num_frames)
+    teacher = session.averaged.network if cfg.train.teacher == "average" else network
+    batches = open_batches(cfg, labeled, unlabeled, network, session.first_step, process)
+    num_tokens = math.prod(network.encoder.grid(network.image_size))
+    check = partial(audit, unlabeled[0], audited, teacher, process) if audited else None
+    forward = distribute(step_module, process)
+    if cfg.train.compile:
+        forward = torch.compile(forward)
+
+    for step in range(session.first_step, cfg.train.num_steps):
+        with session.speed.waiting():
+            batch = {k: to_device(next(stream), process.device) for k, stream in batches.items()}
+        groups = {
+            name: draw_groups(cfg, name, entries["sample_number"], num_tokens=num_tokens)
+            for name, entries in batch.items()
+        }
+        with session.forward_pass(step):
+            losses = forward(batch["labeled"], batch["unlabeled"], groups, teacher)
+        weight_mass = losses.pop("weight_mass")
+        share = ramp(step, ramp_steps=cfg.schedule.consistency_ramp_steps)
+        total = weighted_sum(
+            losses, {k: w * share if k in RAMPED else w for k, w in weights.items()}
+        )
+        session.learn(step, total, *batch.values())
+        session.log_losses(step + 1, {**losses, "total": total, "weight_mass": weight_mass})
+        draw = partial(
+            write_views, batch["unlabeled"], groups["unlabeled"], network, teacher,
+            num_images=cfg.samples.num_images,
+        )  # fmt: skip
+        session.validate_save_draw(step + 1, audit=check, draw=draw)
+
+    session.close()
+    stop_process()
+
+
+def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream) -> Stream:
+    """The plain images; of their files only the pictures are asked for.
+
+    Raises DataError if none is left, one belongs to a test scene, more than `unlabeled.may_share`
+    allows are validated on, or an audit is asked for and no frame has withheld depth.
+    """
+    known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
+    dataset, indices = open_frames(
+        cfg.unlabeled, seed=cfg.run.seed, shuffled=True, roles=("image",),
+        exclude=known if cfg.unlabeled.exclude_labeled else (),
+    )  # fmt: skip
+    check_trainable(frame_ids_at(dataset, indices), dataset)
+    check_apart((dataset, indices), validation, cfg.unlabeled.may_share)
+    if cfg.audit.num_frames and not frames_to_audit(dataset, indices, cfg.audit.num_frames):
+        raise DataError("audit.num_frames: no unlabelled frame has depth to check by; set it to 0")
+    return dataset, indices
+
+
+def open_batches(
+    cfg: DotMap,
+    labeled: Stream,
+    unlabeled: Stream,
+    network: DepthNetwork,
+    first_step: int,
+    process: Process,
+) -> dict[str, Iterator[dict]]:
+    """The two endless streams of batches, by name."""
+    strong = Strong(**cfg.strong.toDict())
+    common = {
+        "image_size": network.image_size, "augmentation": Jitter(**cfg.augmentation.toDict())
+    }  # fmt: skip
+    views = {
+        "labeled": partial(
+            labeled_view, **common, depth_size=labeled[0].depth_size, max_depth=network.max_depth,
+            strong=strong if cfg.loss_weights.strong_depth else None,
+        ),
+        "unlabeled": partial(unlabeled_view, **common, strong=strong),
+    }  # fmt: skip
+    streams = {"labeled": labeled, "unlabeled": unlabeled}
+    return {
+        name: endless_batches(
+            cfg, name, streams[name], view, first_step=first_step, process=process
+        )
+        for name, view in views.items()
+    }
+
+
+def draw_groups(cfg: DotMap, stream: str, sample_numbers: Tensor, *, num_tokens: int) -> Tensor:
+    """(B, N) groups for the strong views of a batch; a sample's follow from its number alone."""
+    return torch.cat(
+        [
+            assign_groups(
+                1, num_tokens, cfg.masking.num_groups, rule=cfg.masking.rule,
+                generator=seeded(cfg.run.seed, f"{stream} groups", number),
+            )
+            for number in sample_numbers.tolist()
+        ]
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return training_script(
+        train, arguments, description=__doc__, default_file="conf/consistency_train.yaml"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main, USER_ERRORS))

@@ -1,0 +1,87 @@
+"""Leakage: frames that may not be trained on, and splits that share more than they may. Ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from datasets.frame import DataError
+from datasets.splits import frame_ids_at, name_some
+
+
+def check_overlap(
+    train_ids: Iterable[str],
+    other_ids: Iterable[str],
+    scene_of: Callable[[str], str],
+    may_share: str,
+) -> None:
+    """Raise DataError if two splits share more than allowed, with the count and the first names.
+
+    `may_share` is "nothing" (no frame and no scene), "scenes" (scenes, but no frame: for a split
+    by frame) or "frames" (anything: for an unlabelled pool that holds the labelled frames).
+    """
+    if _everything_is_shared(may_share):
+        return
+    train, other = set(train_ids), set(other_ids)
+    scenes = {scene_of(name) for name in train} & {scene_of(name) for name in other}
+    _refuse_shared("the two splits", train & other, scenes, may_share)
+
+
+def check_apart(
+    unlabeled: tuple[Any, Iterable[int]], validation: tuple[Any, Iterable[int]], may_share: str
+) -> None:
+    """Raise DataError if unlabelled frames share more than allowed with those of validation.
+
+    Both are (dataset, indices), of one kind or of two: a frame is known by the file of its picture,
+    links followed (not by its content: a copy is another frame). Scenes are compared only between
+    datasets of one kind and root, as names of others mean nothing here. `may_share` as above.
+    """
+    if _everything_is_shared(may_share):
+        return
+    (dataset, indices), (other, other_indices) = unlabeled, validation
+    frame_of = {dataset.paths(i)["image"].resolve(): dataset.frame_ids[i] for i in indices}
+    pictures = {other.paths(i)["image"].resolve() for i in other_indices}
+    frames = {frame_of[picture] for picture in frame_of.keys() & pictures}
+    scenes = set()
+    if type(dataset) is type(other) and dataset.root.resolve() == other.root.resolve():
+        scenes, other_scenes = (
+            {dataset.scene_of(name) for name in frame_ids_at(*stream)}
+            for stream in (unlabeled, validation)
+        )
+        scenes &= other_scenes
+    key = "unlabeled.may_share"
+    _refuse_shared("the unlabelled and the validation frames", frames, scenes, may_share, key=key)
+
+
+def _everything_is_shared(may_share: str) -> bool:
+    if may_share not in ("nothing", "scenes", "frames"):
+        raise DataError(f"may_share is {may_share!r}; choose 'nothing', 'scenes' or 'frames'")
+    return may_share == "frames"
+
+
+def _refuse_shared(
+    who: str, frames: set[str], scenes: set[str], may_share: str, *, key: str = ""
+) -> None:
+    """Raise DataError on shared frames or scenes; `key` of the config, if any, is the remedy."""
+    if frames:
+        raise DataError(
+            f"{who} share {len(frames)} frames: {name_some(sorted(frames))}; "
+            "results on them would be results on training data"
+            + (f". Take them out, or allow it with {key}=frames" if key else "")
+        )
+    if scenes and may_share == "nothing":
+        raise DataError(
+            f"{who} share {len(scenes)} scenes (drives): {name_some(sorted(scenes))}; "
+            "neighbouring frames are near-duplicates, so split by scene"
+            + (f", or allow it with {key}=scenes" if key else "")
+        )
+
+
+def check_trainable(frame_ids: Iterable[str], dataset) -> None:
+    """Raise DataError if frames to train on come from scenes that `dataset` keeps for tests."""
+    held_out = dataset.held_out_scenes
+    if scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out):
+        raise DataError(
+            f"the training list has frames of {len(scenes)} test scenes: {name_some(scenes)}; "
+            "results on that test set would be worthless. Remove them from the list"
+        )

@@ -1,0 +1,120 @@
+"""Leaks are found: frames and scenes that two splits may not share, test scenes in training."""
+
+import pytest
+from trees import kitti_tree, rgbd_tree, write_list
+
+from datasets import leakage
+from datasets.frame import DataError
+from datasets.images import ImageFolder
+from datasets.kitti import Kitti
+from datasets.rgbd import RgbdList
+
+IDS = [f"drive_{drive:04d}_sync {frame:010d}" for drive in range(4) for frame in range(30)]
+
+
+def drive_of(frame_id):
+    return frame_id.split(" ")[0]
+
+
+def test_a_shared_frame_is_an_overlap_unless_frames_may_be_shared():
+    train, other = IDS[:31], IDS[30:60]
+    for may_share in ("nothing", "scenes"):
+        with pytest.raises(DataError, match=r"share 1 frames: drive_0001_sync 0000000000"):
+            leakage.check_overlap(train, other, drive_of, may_share)
+    leakage.check_overlap(train, other, drive_of, "frames")
+
+
+def test_a_shared_drive_is_an_overlap_unless_scenes_may_be_shared():
+    with pytest.raises(DataError, match=r"share 1 scenes \(drives\): drive_0000_sync"):
+        leakage.check_overlap(IDS[:10], IDS[10:40], drive_of, "nothing")
+    leakage.check_overlap(IDS[:10], IDS[10:40], drive_of, "scenes")
+    leakage.check_overlap(IDS[:30], IDS[30:], drive_of, "nothing")
+
+
+def test_an_unknown_rule_of_sharing_is_refused():
+    with pytest.raises(DataError, match="choose 'nothing', 'scenes' or 'frames'"):
+        leakage.check_overlap([], [], drive_of, "everything")
+
+
+def test_frames_of_a_test_drive_are_refused_for_training(tmp_path):
+    kitti_tree(tmp_path)
+    dataset = Kitti(tmp_path, "all")
+    with pytest.raises(DataError, match=r"frames of 1 test scenes: 2011_09_26_drive_0052_sync"):
+        leakage.check_trainable(dataset.frame_ids, dataset)
+    leakage.check_trainable(Kitti(tmp_path, "train_all").frame_ids, dataset)
+
+
+def everything(dataset):
+    return dataset, range(len(dataset))
+
+
+def test_unlabelled_frames_may_not_be_validation_frames_unless_that_is_said(tmp_path):
+    rgbd_tree(tmp_path, scenes={"desk": 8, "hall": 4})
+    train = RgbdList(tmp_path, "train", depth_scale=1000)
+    for may_share in ("nothing", "scenes"):
+        with pytest.raises(
+            DataError, match="unlabelled and the validation frames share 2"
+        ) as error:
+            leakage.check_apart((train, range(5)), (train, (3, 4, 6)), may_share)
+        assert f"{train.frame_ids[3]}, {train.frame_ids[4]};" in str(error.value)
+        assert "unlabeled.may_share=frames" in str(error.value)
+    leakage.check_apart((train, range(5)), (train, range(3, 8)), "frames")
+
+
+def test_unlabelled_scenes_may_not_be_validation_scenes_unless_that_is_said(tmp_path):
+    rgbd_tree(tmp_path, scenes={"desk": 8, "hall": 4})
+    train = RgbdList(tmp_path, "train", depth_scale=1000)
+    (tmp_path / "link").symlink_to(tmp_path)
+    again = RgbdList(tmp_path / "link", "train", depth_scale=1000)
+    for validation in (train, again):
+        with pytest.raises(DataError, match=r"share 1 scenes \(drives\): desk;") as error:
+            leakage.check_apart((train, range(4)), (validation, range(4, 8)), "nothing")
+        assert "unlabeled.may_share=scenes" in str(error.value)
+        leakage.check_apart((train, range(4)), (validation, range(4, 8)), "scenes")
+
+
+def test_only_the_frames_that_are_used_can_share_a_scene(tmp_path):
+    rgbd_tree(tmp_path, scenes={"desk": 3, "den": 3, "hall": 1})
+    train = RgbdList(tmp_path, "train", depth_scale=1000)
+    leakage.check_apart((train, range(3)), (train, range(3, 6)), "nothing")
+    other = RgbdList(tmp_path, "val", depth_scale=1000)
+    leakage.check_apart(everything(train), everything(other), "nothing")
+
+
+def test_frames_of_two_kinds_of_dataset_are_compared_by_their_files(tmp_path):
+    kitti_tree(tmp_path / "kitti")
+    validation = Kitti(tmp_path / "kitti", "val")
+    pictures = ImageFolder(tmp_path / "kitti", "all")
+    with pytest.raises(DataError, match=f"share {len(validation)} frames: raw/2011_09_26/"):
+        leakage.check_apart(everything(pictures), everything(validation), "nothing")
+    (tmp_path / "pool").symlink_to(tmp_path / "kitti/raw")
+    linked = ImageFolder(tmp_path / "pool", "all")
+    for unlabelled, other in ((linked, validation), (validation, linked)):
+        with pytest.raises(DataError, match=f"share {len(validation)} frames"):
+            leakage.check_apart(everything(unlabelled), everything(other), "nothing")
+    files = {validation.paths(index)["image"] for index in range(len(validation))}
+    rest = [i for i in range(len(pictures)) if pictures.paths(i)["image"] not in files]
+    leakage.check_apart((pictures, rest), everything(validation), "nothing")
+
+
+def test_scenes_of_two_kinds_of_dataset_are_not_compared(tmp_path):
+    rgbd_tree(tmp_path, scenes={"desk": 4, "hall": 1})
+    labelled = RgbdList(tmp_path, "train", depth_scale=1000)
+    write_list(tmp_path / "rest.txt", ["desk/rgb_00003.jpg"])
+    pictures = ImageFolder(tmp_path, "rest")
+    assert pictures.scene_of(pictures.frame_ids[0]) == labelled.scene_of(labelled.frame_ids[0])
+    leakage.check_apart(everything(pictures), (labelled, range(3)), "nothing")
+
+
+def test_scenes_of_the_same_name_under_different_roots_are_different_scenes(tmp_path):
+    for place in ("mine", "yours"):
+        rgbd_tree(tmp_path / place, scenes={"desk": 3, "hall": 1})
+    mine, yours = (RgbdList(tmp_path / p, "train", depth_scale=1000) for p in ("mine", "yours"))
+    leakage.check_apart(everything(mine), everything(yours), "nothing")
+
+
+def test_an_unknown_rule_of_sharing_unlabelled_frames_is_refused(tmp_path):
+    rgbd_tree(tmp_path)
+    train = RgbdList(tmp_path, "train", depth_scale=1000)
+    with pytest.raises(DataError, match="choose 'nothing', 'scenes' or 'frames'"):
+        leakage.check_apart(everything(train), everything(train), "everything")
