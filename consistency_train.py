@@ -47,7 +47,6 @@ from utils.processes import (
     check_same_everywhere,
     distribute,
     start_process,
-    stop_process,
     to_device,
 )
 from utils.seeding import seeded
@@ -175,7 +174,6 @@ def train(cfg: DotMap) -> None:
         session.validate_save_draw(step + 1, audit=check, draw=draw)
 
     session.close()
-    stop_process()
 
 
 def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream) -> Stream:

@@ -21,7 +21,7 @@ from networks import DepthNetwork
 from session import Session, endless_batches, open_labels, start_network
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
-from utils.processes import distribute, start_process, stop_process, to_device
+from utils.processes import distribute, start_process, to_device
 
 TERMS = ("depth", "uncertainty")
 
@@ -81,7 +81,6 @@ def train(cfg: DotMap) -> None:
         session.validate_save_draw(step + 1)
 
     session.close()
-    stop_process()
 
 
 def main(arguments: list[str] | None = None) -> int:

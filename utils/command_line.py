@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dotmap import DotMap
 
 from .config import load_config, to_yaml
+from .processes import stop_process
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -50,6 +51,7 @@ def training_script(
         dry_run(train, cfg)
     else:
         train(cfg)
+    stop_process()
     return 0
 
 

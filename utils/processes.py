@@ -5,6 +5,7 @@ With several processes each takes its share of every batch; one process is the s
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 
@@ -57,8 +58,14 @@ def start_process(device: str) -> Process:
 
 
 def stop_process() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one. Whatever `distribute` returned must be out of scope.
+
+    It holds the group too. Were it the last to do so, the group would end within its destructor,
+    which keeps the interpreter locked while gloo's threads want that lock to drop their last work:
+    a process in three never ended.
+    """
     if distributed.is_available() and distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
 
 
