@@ -14,6 +14,8 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -200,8 +202,21 @@ def _written(jobs: list[_Job], workers: int) -> Iterator[None]:
         return
     # spawn, not fork: the caller may have threads, or a CUDA context
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), context.Pool(workers, initializer=_ignore_interrupt) as pool:
-        yield from pool.imap_unordered(_write, jobs)
+    with (
+        _one_thread_each(),
+        ProcessPoolExecutor(workers, context, initializer=_ignore_interrupt) as pool,
+    ):
+        try:
+            for job in as_completed([pool.submit(_write, job) for job in jobs]):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that renders has died: out of memory, or the calling script is not a "
+                'file whose work stands under `if __name__ == "__main__":`. '
+                "`python -m datasets.prepare synthetic` renders as well"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _write(job: _Job) -> None:

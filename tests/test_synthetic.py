@@ -2,12 +2,15 @@
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import HOUSE
 from PIL import Image
 
 from datasets.frame import DataError
@@ -265,6 +268,23 @@ def test_interrupted_rendering_leaves_nothing_behind(tmp_path):
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rendering_processes_that_die_are_an_error_not_an_endless_wait(tmp_path):
+    """Spawned processes load the calling script, which they cannot where it came from a pipe."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(HOUSE)!r})\n"
+        "from datasets.synthetic_tree import SyntheticSettings, write_tree\n"
+        "from pathlib import Path\n"
+        f"tree = Path({str(tmp_path / 'tree')!r})\n"
+        "write_tree(tree, 'look_a', SyntheticSettings(2, 0, 0), workers=2)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert "DataError: a process that renders has died" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
