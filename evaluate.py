@@ -35,7 +35,7 @@ from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError, saved_config
 from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
 from utils.metrics import METRIC_NAMES, DepthMetrics, table
-from utils.processes import DeviceError, DisagreementError, Process, start_process, stop_process
+from utils.processes import DeviceError, DisagreementError, Process, start_process
 from utils.visualize import contact_sheet, panel
 
 USER_ERRORS = (
@@ -290,7 +290,6 @@ def main(arguments: list[str] | None = None) -> int:
         write_per_image(out / "per_image.csv", scores[protocols[0].name, False])
         print(f"{file} (step {state['step']}) on {cfg.validation.dataset} {cfg.validation.split}")
         print(f"{table(rows)}\nwritten to {out}")
-    stop_process()
     return 0
 
 

@@ -14,6 +14,7 @@ from .processes import stop_process
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
 class Diverged(RuntimeError):
@@ -51,7 +52,6 @@ def training_script(
         dry_run(train, cfg)
     else:
         train(cfg)
-    stop_process()
     return 0
 
 
@@ -76,16 +76,18 @@ def run_script(main: Callable[[], int], user_errors: tuple[type[Exception], ...]
     Everything else keeps its traceback: it is ours to mend.
     """
     try:
-        return main()
+        code = main()
     except user_errors as error:
         print(f"{type(error).__name__}: {_last_message(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        code = EXIT_BAD_INPUT
     except Diverged as error:
         print(f"training diverged: {error}", file=sys.stderr)
-        return EXIT_DIVERGED
+        code = EXIT_DIVERGED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        code = EXIT_INTERRUPTED
+    stop_process()  # here, where neither a local variable nor a traceback holds the module any more
+    return code
 
 
 def _last_message(error: Exception) -> str:
