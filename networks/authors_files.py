@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .encoder import NetworkError, ViTShape
+from .pretrained import load_safely
 
 # in their files, but neither an output nor a gradient ever depended on them
 NEVER_USED = re.compile(
@@ -22,12 +22,7 @@ NEVER_USED = re.compile(
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """A bare state dict in float32, without "module." prefixes."""
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a missing or damaged file raises whatever its bytes lead to
-        raise NetworkError(
-            f"{file}: not a weight file that can be read safely ({error})"
-        ) from error
+    weights = load_safely(file)
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise NetworkError(
             f"{file}: not a bare state dict. The authors' weights_N folder has depth.pth, "

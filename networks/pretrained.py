@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -75,19 +76,23 @@ def load_pretrained_encoder(encoder: ViTEncoder, name: str, *, source: str) -> L
     return report
 
 
-def read_vit_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file under timm's ViT key names."""
-    if not file.is_file():
-        raise NetworkError(f"network.pretrained: no such file {file}")
+def load_safely(file: str | Path) -> Any:
+    """What a .safetensors or PyTorch file holds, on the CPU; NetworkError if it cannot be read."""
     try:
-        if file.suffix == ".safetensors":
-            weights = safetensors.torch.load_file(file)
-        else:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+        if Path(file).suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format fails in ways of its own on damaged bytes
         raise NetworkError(
             f"{file}: not a weight file that can be read safely ({error})"
         ) from error
+
+
+def read_vit_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or PyTorch file under timm's ViT key names."""
+    if not file.is_file():
+        raise NetworkError(f"network.pretrained: no such file {file}")
+    weights = load_safely(file)
     for wrapper in ("state_dict", "model"):
         if isinstance(weights.get(wrapper), dict):
             weights = weights[wrapper]

@@ -62,7 +62,7 @@ def stop_process() -> None:
 
     It holds the group too. Were it the last to do so, the group would end within its destructor,
     which keeps the interpreter locked while gloo's threads want that lock to drop their last work:
-    a process in three never ended.
+    three of four runs with two processes never ended.
     """
     if distributed.is_available() and distributed.is_initialized():
         gc.collect()
