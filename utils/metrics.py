@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import distributed
 
+PER_IMAGE_ONLY = ("num_valid", "scale")  # entries of a row that have no mean
 METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "d1", "d2", "d3")
 
 Array = torch.Tensor | np.ndarray
+Formulas = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+class MetricsError(ValueError):
+    """Predictions or ground truth that cannot be scored. The message names the image."""
 
 
 def depth_errors(
@@ -44,26 +50,36 @@ def depth_errors(
             pixels without ground truth, or NaN in the prediction at a valid pixel.
     """
     p, d = _valid_pixels(prediction, depth, valid_mask)
-    return _errors(p.clip(min_depth, max_depth), d) if d.size else None
+    return bts_errors(p.clip(min_depth, max_depth), d) if d.size else None
 
 
 class DepthMetrics:
     """Collects per-image metrics under one protocol; a few numbers per image are all it keeps.
 
     Attributes:
-        rows: image name -> METRIC_NAMES and "num_valid" (and "scale" if median_scaled).
+        rows: image name -> its metrics and "num_valid" (and "scale" if median_scaled).
         skipped: names of images without a valid pixel; they count in no mean.
     """
 
-    def __init__(self, *, min_depth: float, max_depth: float, median_scaled: bool = False):
-        """Predictions are clipped to [min_depth, max_depth] metres. With `median_scaled` each is
-        first multiplied by median(depth) / median(prediction) over its valid pixels (monodepth2's
-        scaling by ground truth), which scores the shape of the scene but not its size."""
+    def __init__(
+        self,
+        *,
+        min_depth: float,
+        max_depth: float,
+        median_scaled: bool = False,
+        formulas: Formulas | None = None,
+    ):
+        """Predictions are clipped to [min_depth, max_depth] metres. `formulas` make an image's
+        metrics of its clipped prediction and depth, (num_valid,) float64; None: METRIC_NAMES. With
+        `median_scaled` each prediction is first multiplied by median(depth) / median(prediction)
+        over its valid pixels (monodepth2's scaling by ground truth), which scores the shape of the
+        scene but not its size."""
         if not 0 < min_depth < max_depth:
-            raise ValueError(f"need 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
+            raise MetricsError(f"need 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.median_scaled = median_scaled
+        self.formulas = formulas or bts_errors
         self.rows: dict[str, dict[str, float]] = {}
         self.skipped: list[str] = []
 
@@ -72,12 +88,12 @@ class DepthMetrics:
         when it has been added before."""
         try:
             self._update(name, prediction, depth, valid_mask)
-        except ValueError as error:
-            raise ValueError(f"image {name!r}: {error}") from error
+        except MetricsError as error:
+            raise MetricsError(f"image {name!r}: {error}") from error
 
     def _update(self, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
         if name in self.rows or name in self.skipped:
-            raise ValueError("scored twice; every image counts exactly once")
+            raise MetricsError("scored twice; every image counts exactly once")
         p, d = _valid_pixels(prediction, depth, valid_mask)
         if d.size == 0:
             self.skipped.append(name)
@@ -86,22 +102,23 @@ class DepthMetrics:
         if self.median_scaled:
             row["scale"] = _median_ratio(p, d)
             p = p * row["scale"]
-        self.rows[name] = _errors(p.clip(self.min_depth, self.max_depth), d) | row
+        self.rows[name] = self.formulas(p.clip(self.min_depth, self.max_depth), d) | row
 
     def mean(self) -> dict[str, float]:
-        """Unweighted mean over images of METRIC_NAMES, with "num_images" and "num_skipped" (int).
+        """Unweighted mean over images of the metrics, with "num_images" and "num_skipped" (int).
 
         The order of images does not change a bit of it. Raises ValueError if there is no image.
         """
         if not self.rows:
-            raise ValueError(
+            raise MetricsError(
                 f"no image to average: {len(self.skipped)} images were seen and none has a "
                 "ground-truth pixel inside the depth range and crop of the protocol"
             )
         count = len(self.rows)
         means = {
             name: math.fsum(row[name] for row in self.rows.values()) / count
-            for name in METRIC_NAMES
+            for name in next(iter(self.rows.values()))
+            if name not in PER_IMAGE_ONLY
         }
         return means | {"num_images": count, "num_skipped": len(self.skipped)}
 
@@ -119,9 +136,12 @@ class DepthMetrics:
         names = Counter(name for rows, skipped in parts for name in (*rows, *skipped))
         repeated = sorted(name for name, count in names.items() if count > 1)
         if repeated:
-            raise ValueError(f"{len(repeated)} images scored by several ranks: {repeated[:5]}")
+            raise MetricsError(f"{len(repeated)} images scored by several ranks: {repeated[:5]}")
         total = DepthMetrics(
-            min_depth=self.min_depth, max_depth=self.max_depth, median_scaled=self.median_scaled
+            min_depth=self.min_depth,
+            max_depth=self.max_depth,
+            median_scaled=self.median_scaled,
+            formulas=self.formulas,
         )
         merged = {name: row for rows, _ in parts for name, row in rows.items()}
         total.rows = dict(sorted(merged.items()))
@@ -133,7 +153,7 @@ class DepthMetrics:
         expected, seen = set(names), {*self.rows, *self.skipped}
         if expected != seen:
             missing, foreign = sorted(expected - seen), sorted(seen - expected)
-            raise ValueError(
+            raise MetricsError(
                 f"{len(missing)} of {len(expected)} images were not scored {missing[:5]} and "
                 f"{len(foreign)} were scored that are not in the split {foreign[:5]}"
             )
@@ -149,7 +169,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
+def bts_errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
     """METRIC_NAMES of one image; clipped prediction and depth are (num_valid,) float64."""
     ratio = np.maximum(p / d, d / p)
     log_error = np.log(p) - np.log(d)
@@ -170,7 +190,7 @@ def _errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
 def _median_ratio(p: np.ndarray, d: np.ndarray) -> float:
     median = float(np.median(p))
     if not 0 < median < math.inf:
-        raise ValueError(f"the prediction has median {median}, so it cannot be scaled to the depth")
+        raise MetricsError(f"the prediction has median {median}: it cannot be scaled to the depth")
     return float(np.median(d)) / median
 
 
@@ -180,19 +200,20 @@ def _valid_pixels(
     """Prediction and depth at the valid pixels, each (num_valid,) float64, after the checks."""
     shapes = {tuple(array.shape) for array in (prediction, depth, valid_mask)}
     if len(shapes) > 1:
-        raise ValueError(
+        raise MetricsError(
             f"shapes differ: prediction {tuple(prediction.shape)}, depth {tuple(depth.shape)}, "
             f"valid_mask {tuple(valid_mask.shape)}; bring the prediction to the depth's size"
         )
     if math.prod(depth.shape[:-2]) != 1:
-        raise ValueError(f"one image at a time, got a batch of shape {tuple(depth.shape)}")
+        raise MetricsError(f"one image at a time, got a batch of shape {tuple(depth.shape)}")
     if str(valid_mask.dtype).removeprefix("torch.") != "bool":
-        raise ValueError(f"valid_mask must be bool, got {valid_mask.dtype}")
+        raise MetricsError(f"valid_mask must be bool, got {valid_mask.dtype}")
     p, d = (_float64(array[valid_mask]) for array in (prediction, depth))
     if not (np.isfinite(d) & (d > 0)).all():
-        raise ValueError("valid_mask marks pixels whose ground truth is zero, negative, NaN or inf")
+        raise MetricsError("valid_mask marks pixels whose ground truth is zero, negative or NaN")
     if np.isnan(p).any():
-        raise ValueError(f"the prediction is NaN at {np.isnan(p).sum()} of {d.size} valid pixels")
+        num_nan = np.isnan(p).sum()
+        raise MetricsError(f"the prediction is NaN at {num_nan} of {d.size} valid pixels")
     return p, d
 
 
