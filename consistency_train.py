@@ -25,7 +25,8 @@ from datasets.leakage import check_apart, check_trainable
 from datasets.photometric import Strong
 from datasets.splits import frame_ids_at
 from datasets.views import Jitter, labeled_view, unlabeled_view
-from evaluate import USER_ERRORS, open_frames
+from evaluate import USER_ERRORS
+from frames import Stream, open_frames, refuse_test
 from losses import (
     DEPTH_LOSSES,
     depth_consistency,
@@ -39,7 +40,7 @@ from networks import DepthNetwork
 from networks.masking import DROPPED, assign_groups
 from networks.predictor import FeaturePredictor
 from pseudo_labels import audit, frames_to_audit, write_views
-from session import Session, Stream, endless_batches, open_labels, start_network
+from session import Session, endless_batches, open_labels, start_network
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
 from utils.processes import (
@@ -184,10 +185,11 @@ def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream) -> Stream:
     """
     known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
     dataset, indices = open_frames(
-        cfg.unlabeled, seed=cfg.run.seed, shuffled=True, roles=("image",),
+        cfg.unlabeled, seed=cfg.run.seed, budget="frames", roles=("image",),
         exclude=known if cfg.unlabeled.exclude_labeled else (),
     )  # fmt: skip
     check_trainable(frame_ids_at(dataset, indices), dataset)
+    refuse_test("unlabeled", cfg.unlabeled, (dataset, indices))
     check_apart((dataset, indices), validation, cfg.unlabeled.may_share)
     if cfg.audit.num_frames and not frames_to_audit(dataset, indices, cfg.audit.num_frames):
         raise DataError("audit.num_frames: no unlabelled frame has depth to check by; set it to 0")

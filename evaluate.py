@@ -3,158 +3,109 @@
     python evaluate.py --ckpt runs/base_train                # its validation frames
     python evaluate.py --ckpt runs/base_train --split test --floors
     python evaluate.py --ckpt FILE.pt --split test validation.dataset=kitti validation.root=/kitti
+    python evaluate.py --predictions PNGS --conf conf/base_train_kitti.yaml --split test
+    python evaluate.py --ckpt runs/kitti --export kitti-server --images PICTURES --out submission
+    torchrun --standalone --nproc-per-node 4 evaluate.py --ckpt runs/base_train
 
-Writes <run>/evaluation/<split>/{metrics.json, per_image.csv, panels/*.png} and prints the table.
+One pass of predictions, scored under every protocol and on every ground truth that the data has.
+Writes <run>/evaluation/<split>/: metrics.json, report.html, per_image.csv, per_range.csv, plots and
+panels; prints the table. A look at test frames is entered in test_ledger.jsonl beside the runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dotmap import DotMap
-from PIL import Image
 
-from datasets import DATASETS, DataError
-from datasets.loading import EvaluationFrames, evaluation_batches
+from datasets import DataError
+from datasets.kitti_server import server_images, write_server_zip
+from datasets.prediction_files import png_names, write_depth_png, write_description
 from datasets.protocol import EvalProtocol
-from datasets.splits import check_files, evenly, frame_ids_at, label_budget, list_sha256
-from datasets.views import evaluation_view, nearest_resize
-from networks import DepthNetwork, DepthOutput, NetworkError, checkpoint_file, load_network
-from utils.checkpoint import CheckpointError, file_sha256, load_checkpoint
+from datasets.splits import evenly, frame_ids_at
+from datasets.views import nearest_resize
+from evaluation_details import Details
+from evaluation_report import write_metrics, write_panels, write_plots, write_report, write_tables
+from frames import Stream, official_list, open_frames, test_frames
+from networks import NetworkError
+from predictions import Prediction, ground_truth_kinds
+from subject import Subject, fitted_scale, open_subject
+from utils.checkpoint import CheckpointError
 from utils.command_line import add_config_arguments, run_script
-from utils.config import ConfigError, saved_config
+from utils.config import ConfigError
 from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
-from utils.metrics import METRIC_NAMES, DepthMetrics, table
-from utils.processes import DeviceError, DisagreementError, Process, start_process
-from utils.visualize import contact_sheet, panel
+from utils.kitti_devkit import devkit_errors
+from utils.ledger import append_to_ledger
+from utils.metrics import DepthMetrics, MetricsError, table
+from utils.processes import DeviceError, DisagreementError
 
 USER_ERRORS = (
-    ConfigError, DataError, NetworkError, CheckpointError, DeviceError, DisagreementError
+    ConfigError, DataError, NetworkError, CheckpointError, DeviceError, DisagreementError,
+    MetricsError,
 )  # fmt: skip
 NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
+
+Scores = dict[tuple[str, str, bool], DepthMetrics]  # (ground truth, protocol, median-scaled)
 
 
 @torch.inference_mode()
 def evaluate(
-    network: DepthNetwork,
-    dataset: Any,
-    indices: Sequence[int],
+    predictions: Iterable[Prediction],
+    frame_ids: Sequence[str],
     *,
     protocols: Sequence[EvalProtocol],
-    process: Process,
-    batch_size: int,
-    num_workers: int,
-    on_image: Callable[[int, dict, DepthOutput], None] | None = None,
-) -> dict[tuple[str, bool], DepthMetrics]:
-    """Score every frame of `indices` exactly once, in one pass, under every protocol.
-
-    The network runs in float32 whatever it was trained in. Predictions are brought to the stored
-    size of the ground truth, bilinear with half-pixel corners; ground truth is never touched.
+    kinds: Sequence[str],
+    scalings: Sequence[bool] = (False, True),
+    on_prediction: Callable[[Prediction], None] | None = None,
+) -> Scores:
+    """Score every frame exactly once, in one pass, under every protocol and on each ground truth.
 
     Args:
-        network: put in eval mode here and given back in the mode it came in.
-        on_image: called for each frame of this process with its place in `indices`, its entry of
-            `evaluation_view`, and the network's output for it at the size of the ground truth.
+        predictions: of this process's share of the frames; see `predictions`.
+        frame_ids: all frames, of all processes.
+        kinds: of ground truth, the dataset's own first; every frame has that one.
+        scalings: metric depth (False), scaled to the ground truth's median (True), or both.
+        on_prediction: called with each prediction of this process after it was scored.
 
     Returns:
-        Scores of all processes together by (protocol name, median-scaled or metric).
+        Scores of all processes together, the same on each.
 
     Raises:
-        ValueError: a frame was scored twice, not at all, or predicted as NaN.
+        MetricsError: a frame was scored twice, not at all, or predicted as NaN.
     """
     scores = {
-        (p.name, scaled): DepthMetrics(
-            min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=scaled
+        (kind, p.name, scaled): DepthMetrics(
+            min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=scaled,
+            formulas=devkit_errors if p.devkit else None,
         )
-        for p in protocols
-        for scaled in (False, True)
-    }
-    places = range(process.rank, len(indices), process.world_size)  # no padding, nothing dropped
-    view = partial(evaluation_view, image_size=network.image_size)
-    frames = EvaluationFrames(dataset, [indices[place] for place in places], view=view)
-    was_training = network.training
-    network.eval()
-    remaining = iter(places)
-    for batch in evaluation_batches(frames, batch_size=batch_size, num_workers=num_workers):
-        output = network(batch["image"].to(process.device))
-        for row, (name, depth) in enumerate(zip(batch["frame_id"], batch["depth"], strict=True)):
-            one = output.of_image(row).resized(depth.shape[-2:])
-            prediction = one.depth[0].cpu()
-            for p in protocols:
-                mask = p.valid_mask(depth)
-                for scaled in (False, True):
-                    scores[p.name, scaled].update(
-                        name=name, prediction=prediction, depth=depth, valid_mask=mask
+        for kind in kinds for p in protocols for scaled in scalings if not (p.devkit and scaled)
+    }  # fmt: skip
+    for one in predictions:
+        for kind, depth in one.ground_truths.items():
+            masks = {p.name: p.valid_mask(depth) for p in protocols}
+            for (scored_kind, name, _), metrics in scores.items():
+                if scored_kind == kind:
+                    metrics.update(
+                        name=one.frame_id, prediction=one.depth, depth=depth, valid_mask=masks[name]
                     )
-            if on_image is not None:
-                entry = {"image": batch["image"][row], "depth": depth, "frame_id": name}
-                on_image(next(remaining), entry, one)
-    network.train(was_training)
+        if on_prediction is not None:
+            on_prediction(one)
     scores = {key: collected.reduce_over_ranks() for key, collected in scores.items()}
-    for collected in scores.values():
-        collected.check_complete(frame_ids_at(dataset, indices))
+    for (kind, _, _), collected in scores.items():
+        if kind == kinds[0]:
+            collected.check_complete(frame_ids)
     return scores
 
 
-def open_frames(
-    stream: DotMap,
-    *,
-    seed: int,
-    shuffled: bool,
-    roles: Sequence[str] = ("image", "depth"),
-    exclude: Collection[Path] = (),
-) -> tuple[Any, list[int]]:
-    """The dataset of a config section, checked to be all there, and the indices that are used.
-
-    Writes the list's sha256 into the section, or insists on the one that stands there.
-
-    Args:
-        stream: section with dataset, root, split, variant, depth_scale, num_frames, list_sha256; of
-            labels also budget.
-        seed: of the label budget.
-        shuffled: True takes the first num_frames of the seeded shuffle (a label budget), False
-            those of the list.
-        roles: files that every frame must have.
-        exclude: pictures, by resolved path, whose frames are left out.
-
-    Raises:
-        DataError: a file is missing, no frame is left, or the list is not the one insisted on.
-    """
-    dataset = DATASETS[stream.dataset](
-        stream.root, stream.split, variant=stream.variant, depth_scale=stream.depth_scale
-    )
-    check_files(dataset, roles)
-    indices = list(range(len(dataset)))[: stream.num_frames]
-    if shuffled:
-        by_scene = stream.toDict().get("budget") == "scenes"
-        scene_of = dataset.scene_of if by_scene else None
-        indices = label_budget(dataset.frame_ids, stream.num_frames, seed, scene_of=scene_of)
-    if exclude:
-        indices = [i for i in indices if dataset.paths(i)["image"].resolve() not in exclude]
-        if not indices:
-            raise DataError(f"{stream.dataset} {stream.split}: every frame of it is left out")
-    used = list_sha256(frame_ids_at(dataset, indices))
-    if stream.list_sha256 not in (None, used):
-        raise DataError(
-            f"{stream.dataset} {stream.split} under {stream.root} has other frames than asked for: "
-            f"list_sha256 is {used}, not {stream.list_sha256}"
-        )
-    stream.list_sha256 = used
-    return dataset, indices
-
-
 def trivial_floors(
-    labeled: tuple[Any, Sequence[int]], evaluated: tuple[Any, Sequence[int]], protocol: EvalProtocol
+    labeled: Stream, evaluated: Stream, protocol: EvalProtocol
 ) -> dict[str, dict[str, float]]:
     """Scores of predictions that never look at the image (see `utils.floors`).
 
@@ -169,13 +120,12 @@ def trivial_floors(
         for index in chosen:
             # a broken frame has been reported, and replaced where that was asked for, in training
             with contextlib.suppress(DataError):
-                yield nearest_resize(dataset.frame(index).depth(), dataset.depth_size)
+                yield nearest_resize(own_ground_truth(dataset, index), dataset.depth_size)
 
     def asked() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for index in evaluated[1]:
-            frame = evaluated[0].frame(index)
-            depth = frame.depth()
-            yield frame.frame_id, depth, protocol.valid_mask(depth)
+            depth = own_ground_truth(evaluated[0], index)
+            yield evaluated[0].frame_ids[index], depth, protocol.valid_mask(depth)
 
     bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
     return score_floors(
@@ -186,42 +136,95 @@ def trivial_floors(
     )
 
 
-@torch.inference_mode()
-def write_samples(
-    path: Path, network: DepthNetwork, dataset: Any, indices: Sequence[int], *, device: torch.device
-) -> None:
-    """One PNG with a panel per frame: image, ground truth, prediction, error, uncertainty."""
-    was_training = network.training
-    network.eval()
-    panels = []
-    for index in indices:
-        entry = evaluation_view(dataset.frame(index), image_size=network.image_size)
-        output = network(entry["image"][None].to(device)).resized(entry["depth"].shape[-2:])
-        panels.append(panel_of(entry, output))
-    network.train(was_training)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(panels).save(path)
+def own_ground_truth(dataset: Any, index: int) -> np.ndarray:
+    """The dataset's own ground truth of a frame, (H, W) float32 metres; no picture is opened."""
+    return next(iter(dataset.ground_truths(index).values()))()
 
 
-def panel_of(entry: dict, output: DepthOutput) -> Image.Image:
-    """`entry` of `evaluation_view` beside the network's output for it, already at its size."""
-    uncertainty = output.log_uncertainty
-    return panel(
-        image=entry["image"].numpy(),
-        depth=entry["depth"].numpy(),
-        prediction=output.depth[0].cpu().numpy(),
-        log_uncertainty=None if uncertainty is None else uncertainty[0].cpu().numpy(),
-        title=entry["frame_id"],
-    )
+def fitting_protocols(subject: Subject, opened: Stream) -> list[EvalProtocol]:
+    """The dataset's protocols that are defined on its ground truth and on these predictions.
+
+    Those left out are named: KITTI's window on frames that are smaller, and protocols without a
+    crop where predictions are windows, which say nothing of the rest.
+    """
+    dataset, indices = opened
+    size = own_ground_truth(dataset, indices[0]).shape
+    fitting, left_out = [], []
+    for p in dataset.protocols(subject.max_depth):
+        fits = p.defined_for(size) and (p.crop is not None or not subject.predicts_windows)
+        (fitting if fits else left_out).append(p)
+    if left_out:
+        words = "predictions are 352 x 1216 windows" if subject.predicts_windows else f"size {size}"
+        print(f"protocols left out ({words}): {', '.join(p.name for p in left_out)}")
+    if not fitting:
+        dataset.protocols(subject.max_depth)[0].crop(*size)  # says why, as an error
+    return fitting
 
 
-def write_per_image(path: Path, scores: DepthMetrics) -> None:
-    """One line a frame: its name, the nine metrics, the number of scored pixels."""
-    columns = (*METRIC_NAMES, "num_valid")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame_id", *columns])
-        writer.writerows([name, *(row[c] for c in columns)] for name, row in scores.rows.items())
+def matrix(
+    scores: Scores, protocols: Sequence[EvalProtocol], kinds: Sequence[str]
+) -> dict[str, Any]:
+    """The mean metrics in the shape of metrics.json.
+
+    "protocols", "median_scaled" and, on KITTI, "kitti_server" are on the dataset's own ground
+    truth; "other_ground_truth" has the first two again for each other kind that scores a pixel.
+    """
+
+    def rows(kind: str, scaled: bool) -> dict[str, dict[str, float]]:
+        chosen = {p.name: scores[kind, p.name, scaled] for p in protocols if not p.devkit}
+        return {name: s.mean() for name, s in chosen.items() if s.rows or kind == kinds[0]}
+
+    result: dict[str, Any] = {
+        "protocols": rows(kinds[0], False),
+        "median_scaled": rows(kinds[0], True),
+        "other_ground_truth": {
+            kind: {"protocols": rows(kind, False), "median_scaled": rows(kind, True)}
+            for kind in kinds[1:]
+        },
+        "protocol_definitions": {p.name: p.described() for p in protocols},
+    }
+    devkit = {p.name: scores[kinds[0], p.name, False].mean() for p in protocols if p.devkit}
+    return result | devkit
+
+
+def printed_table(result: dict[str, Any]) -> str:
+    """Every row of the matrix, and the floors, as text."""
+    rows = dict(result["protocols"])
+    rows |= {f"{name}, median-scaled": row for name, row in result["median_scaled"].items()}
+    for kind, other in result["other_ground_truth"].items():
+        rows |= {f"{name} ({kind})": row for name, row in other["protocols"].items()}
+        rows |= {
+            f"{name} ({kind}), median-scaled": row for name, row in other["median_scaled"].items()
+        }
+    rows |= {f"floor: {name}": row for name, row in result.get("floors", {}).items()}
+    lines = [table(rows)]
+    if "kitti_server" in result:
+        numbers = result["kitti_server"].items()
+        lines.append("kitti_server  " + "  ".join(f"{name} {value:.4f}" for name, value in numbers))
+    if result["uncertainty"]:
+        report = result["uncertainty"]
+        for name, row in {"predicted": report, **report.get("floors", {})}.items():
+            lines.append(
+                f"uncertainty: {name:<15}" + "  ".join(
+                    f"{key} {row[key]:.4f}"
+                    for key in ("ause_abs_rel", "ause_rmse", "ause_d1", "spearman", "auroc_d1")
+                    if row[key] is not None
+                )
+            )  # fmt: skip
+        for name in ("calibration", "recalibrated"):
+            if report[name]:
+                words = "  ".join(f"{k} {report[name][k]:.4f}" for k in ("scale_m", "nll", "ece"))
+                lines.append(f"{name}: {words}")
+    return "\n".join(lines)
+
+
+def export_kitti_server(subject: Subject, images: Path, out: Path) -> None:
+    """Write <out>/kitti_server.zip from the benchmark's 500 pictures."""
+    dataset = server_images(images)
+    predictions = subject.predict(dataset, range(len(dataset)))
+    path = out / "kitti_server.zip"
+    write_server_zip(path, ((one.frame_id, one.depth[0].numpy()) for one in predictions))
+    print(f"{path}: {len(dataset)} PNGs, checked")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -229,67 +232,110 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ckpt", required=True, help="run folder or checkpoint file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ckpt", help="run folder, checkpoint, or what export.py wrote")
+    what.add_argument("--predictions", type=Path, help="folder of 16-bit depth PNGs made by anyone")
+    parser.add_argument("--conf", help="YAML file with the frames to score (default: the run's)")
     parser.add_argument(
         "--split", help="split or list of the validation dataset (default: its own)"
     )
     parser.add_argument("--out", type=Path, help="folder for results (default: in the run folder)")
     parser.add_argument("--floors", action="store_true", help="also score what ignores the image")
+    parser.add_argument("--save-png", action="store_true", help="keep predictions as 16-bit PNGs")
+    parser.add_argument(
+        "--calibration", type=Path, help="metrics.json of the validation frames, for its scale"
+    )
+    parser.add_argument("--export", choices=["kitti-server"], help="write a submission instead")
+    parser.add_argument("--images", type=Path, help="with --export: folder of the 500 pictures")
     add_config_arguments(parser, default_file=None)
-    return parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    if args.predictions and not args.conf:
+        parser.error("--predictions needs --conf, which says what frames they are of")
+    if args.export and not (args.images and args.ckpt):
+        parser.error("--export kitti-server needs --ckpt and --images")
+    return args
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    file = checkpoint_file(args.ckpt)
-    state = load_checkpoint(file)
-    words = [f"validation.split={args.split}"] * bool(args.split) + args.overrides
-    if any(word.startswith("validation.") for word in words):
-        # other frames than those of the run are asked for, so its list is not insisted on
-        words.insert(0, "validation.list_sha256=null")
-    cfg = saved_config(state["config"], words, place=str(file))
-    process = start_process(cfg.run.device)
-    network = load_network(file, device=process.device)
-    dataset, indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
-    protocols = dataset.protocols(network.max_depth)
-    run_folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    out = args.out or run_folder / "evaluation" / Path(cfg.validation.split).stem
-    (out / "panels").mkdir(parents=True, exist_ok=True)
-    shown = set(evenly(range(len(indices)), cfg.evaluation.num_panels))
+    subject = open_subject(args)
+    cfg, process = subject.cfg, subject.process
+    if args.export:
+        export_kitti_server(subject, args.images, args.out or subject.home)
+        return 0
+    opened = dataset, indices = open_frames(
+        cfg.validation, seed=cfg.run.seed, budget=None, roles=subject.roles
+    )
+    listed = official_list(cfg.validation, opened)
+    looked_at = test_frames(cfg.validation, opened)
+    names, kinds = frame_ids_at(dataset, indices), ground_truth_kinds(dataset, indices)
+    subject.check_complete(names)
+    protocols = fitting_protocols(subject, opened)
+    out = args.out or subject.home / "evaluation" / Path(cfg.validation.split).stem
+    out.mkdir(parents=True, exist_ok=True)
+    details = Details(
+        protocols[0], dataset, with_uncertainty=subject.with_uncertainty, floors=args.floors
+    )
+    files = png_names(names) if args.save_png else {}
 
-    def on_image(place: int, entry: dict, output: DepthOutput) -> None:
-        if place in shown:
-            panel_of(entry, output).save(out / "panels" / f"{place:05d}.png")
+    def look(one: Prediction) -> None:
+        details.add(one)
+        if files:
+            file = out / "predictions" / files[one.frame_id]
+            write_depth_png(file, one.depth[0].numpy(), units_per_metre=dataset.prediction_units)
 
+    share = indices[process.rank :: process.world_size]  # no padding, nothing dropped
     scores = evaluate(
-        network, dataset, indices, protocols=protocols, process=process,
-        batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers, on_image=on_image,
-    )  # fmt: skip
-    if process.is_main:
-        result = {
-            "checkpoint": str(file),
-            "sha256": file_sha256(file),
-            "step": state["step"],
-            "dataset": cfg.validation.dataset,
-            "split": cfg.validation.split,
-            "list_sha256": cfg.validation.list_sha256,
-            "num_images": len(indices),
-            "image_size": list(network.image_size),
-            "resize": "prediction to the ground truth's stored size, bilinear, half-pixel corners",
-            "protocols": {p.name: scores[p.name, False].mean() for p in protocols},
-            "median_scaled": {p.name: scores[p.name, True].mean() for p in protocols},
-            "uncertainty": None,
-        }
-        rows = dict(result["protocols"])
-        rows |= {f"{name}, median-scaled": row for name, row in result["median_scaled"].items()}
-        if args.floors:
-            labeled = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
-            result["floors"] = trivial_floors(labeled, (dataset, indices), protocols[0])
-            rows |= {f"floor: {name}": row for name, row in result["floors"].items()}
-        (out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
-        write_per_image(out / "per_image.csv", scores[protocols[0].name, False])
-        print(f"{file} (step {state['step']}) on {cfg.validation.dataset} {cfg.validation.split}")
-        print(f"{table(rows)}\nwritten to {out}")
+        subject.predict(dataset, share), names, protocols=protocols, kinds=kinds, on_prediction=look
+    )
+    details.reduce_over_ranks()
+    scale, fitted_on = fitted_scale(
+        subject, details.calibration, args.calibration, is_test=bool(looked_at)
+    )
+    if not process.is_main:
+        return 0
+    result = {
+        **subject.identity,
+        "dataset": cfg.validation.dataset,
+        "variant": cfg.validation.variant,
+        "split": cfg.validation.split,
+        "list": listed,
+        "list_sha256": cfg.validation.list_sha256,
+        "num_images": len(indices),
+        "num_test_frames": len(looked_at),
+        "ground_truth": kinds[0],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **matrix(scores, protocols, kinds),
+        "ranges": details.range_rows(),
+        "uncertainty": details.uncertainty_report(
+            raw_scale=subject.tolerated_error, fitted_scale=scale, fitted_on=fitted_on
+        ),
+    }
+    if args.floors:
+        labeled = open_frames(cfg.labeled, seed=cfg.run.seed, budget=cfg.labeled.budget)
+        result["floors"] = trivial_floors(labeled, opened, protocols[0])
+    first = scores[kinds[0], protocols[0].name, False]
+    write_metrics(out, result)
+    if looked_at:
+        entry = {
+            key: result[key] for key in ("dataset", "split", "list_sha256", "num_test_frames",
+                                         "protocols")
+        }  # fmt: skip
+        count = append_to_ledger(subject.ledger, {**subject.identity, **entry})
+        print(f"test frames: look number {count} at this list, entered in {subject.ledger}")
+    if files:
+        units = dataset.prediction_units
+        write_description(
+            out / "predictions",
+            {"units_per_metre": units, "rounding": "nearest", **subject.identity},
+        )
+    write_tables(out, first, details, dataset)
+    pages = write_panels(
+        out, subject.predict, dataset, indices, first, num_panels=cfg.evaluation.num_panels
+    )
+    write_report(out, result, write_plots(out, details, result), pages)
+    print(f"{subject.title} on {cfg.validation.dataset} {cfg.validation.split}")
+    print(f"{printed_table(result)}\nwritten to {out}")
     return 0
 
 

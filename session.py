@@ -7,7 +7,7 @@ that happens to a step's loss after it was computed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from datasets.leakage import check_overlap, check_trainable
 from datasets.loading import SampleOrder, TrainingSamples, training_batches
 from datasets.splits import evenly, frame_ids_at
-from evaluate import evaluate, open_frames, trivial_floors, write_samples
+from evaluate import evaluate, trivial_floors
+from evaluation_report import draw_frames
+from frames import Stream, open_frames, refuse_test
 from networks import DepthNetwork, build_network
+from predictions import Prediction, ground_truth_kinds, network_predictions
 from utils.averaging import WeightAverage
 from utils.checkpoint import checkpoint_state, find_resume, restore, save_checkpoint
 from utils.command_line import Diverged
@@ -40,20 +43,23 @@ from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
 from utils.seeding import seed_initialisation, seeded
 from utils.throughput import Throughput
-
-Stream = tuple[Any, list[int]]  # a dataset and the indices that are used
+from utils.visualize import contact_sheet
 
 
 def open_labels(cfg: DotMap, process: Process) -> tuple[Stream, Stream]:
     """Labelled and validation frames.
 
-    Raises DataError if a file is missing, a test scene would be trained on, or the two share more
-    than `validation.may_share` allows; DisagreementError if processes would train on other labels.
+    Raises DataError if a file is missing, one is a test frame, or the two share more than
+    `validation.may_share` allows; DisagreementError if processes would train on other labels.
     """
-    labeled, labeled_indices = open_frames(cfg.labeled, seed=cfg.run.seed, shuffled=True)
-    validation, val_indices = open_frames(cfg.validation, seed=cfg.run.seed, shuffled=False)
+    labeled, labeled_indices = open_frames(
+        cfg.labeled, seed=cfg.run.seed, budget=cfg.labeled.budget
+    )
+    validation, val_indices = open_frames(cfg.validation, seed=cfg.run.seed, budget=None)
     labeled_ids = frame_ids_at(labeled, labeled_indices)
     check_trainable(labeled_ids, labeled)
+    refuse_test("labeled", cfg.labeled, (labeled, labeled_indices))
+    refuse_test("validation", cfg.validation, (validation, val_indices))
     check_overlap(
         labeled_ids,
         frame_ids_at(validation, val_indices),
@@ -246,16 +252,25 @@ class Session:
     def _validate(self, done: int, audit: Callable[[], dict[str, float]] | None) -> bool:
         """Score the validation frames; whether it is the best so far (first protocol, AbsRel)."""
         dataset, indices = self.streams["validation"]
-        network = self.averaged.network
-        protocols = dataset.protocols(network.max_depth)
+        protocol = dataset.protocols(self.averaged.network.max_depth)[0]
+        kind = ground_truth_kinds(dataset, indices[:1])[0]
+        share = indices[self.process.rank :: self.process.world_size]
         scores = evaluate(
-            network, dataset, indices, protocols=protocols, process=self.process,
-            batch_size=self.cfg.evaluation.batch_size, num_workers=self.cfg.train.num_workers,
-        )[protocols[0].name, False].mean()  # fmt: skip
+            self._predict(dataset, share), frame_ids_at(dataset, indices), protocols=[protocol],
+            kinds=[kind], scalings=[False],
+        )[kind, protocol.name, False].mean()  # fmt: skip
         self.log.log(done, "val", {**scores, **(audit() if audit else {})})
         is_best = self.best is None or scores["abs_rel"] < self.best["abs_rel"]
         self.best = {"step": done, **scores} if is_best else self.best
         return is_best
+
+    def _predict(self, dataset: Any, indices: Sequence[int]) -> Iterator[Prediction]:
+        """What the network that is validated and saved says of frames."""
+        return network_predictions(
+            self.averaged.network, dataset, indices, device=self.process.device,
+            batch_size=self.cfg.evaluation.batch_size, num_workers=self.cfg.train.num_workers,
+            flip=self.cfg.evaluation.flip, own_ground_truth_only=True,
+        )  # fmt: skip
 
     def _draw(self, done: int, draw: Callable[[Path], None] | None) -> None:
         dataset, indices = self.streams["validation"]
@@ -263,7 +278,8 @@ class Session:
         if not shown:
             return
         path = self.folder / "samples" / f"step_{done:06d}.png"
-        write_samples(path, self.averaged.network, dataset, shown, device=self.process.device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(list(draw_frames(self._predict, dataset, shown).values())).save(path)
         self.log.log_picture(done, path)
         if draw is not None:
             path = path.with_name(f"step_{done:06d}_views.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +24,8 @@ class ImageFolder:
     """
 
     held_out_scenes: frozenset[str] = frozenset()
+    without_ground_truth: frozenset[str] = frozenset()
+    prediction_units = 256.0
 
     def __init__(
         self,
@@ -83,6 +86,10 @@ class ImageFolder:
     def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
         """Whole frames, up to `max_depth` metres: what a prediction would be scored on."""
         return (protocol.plain(max_depth),)
+
+    def ground_truths(self, index: int) -> dict[str, Callable]:
+        """None: pictures have no depth."""
+        return {}
 
 
 def _pictures(root: Path) -> list[str]:

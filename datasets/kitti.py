@@ -6,6 +6,7 @@ Images are native: five sizes exist, by date. Ground truth is metres = value / 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Kitti:
     """
 
     held_out_scenes = kitti_split.TEST_DRIVES
+    prediction_units = UNITS_PER_METRE
 
     def __init__(
         self,
@@ -66,7 +68,8 @@ class Kitti:
         check_variant("kitti", variant, DEPTH_KINDS)
         refuse_depth_scale("kitti", depth_scale, "1/256 m")
         self.root = Path(root)
-        self.tree = KittiTree(self.root, DEPTH_KINDS[variant or "annotated"])
+        self.variant = variant or "annotated"
+        self.tree = KittiTree(self.root, DEPTH_KINDS[self.variant])
         path = splits.find_list(root, split)
         keys = self._listed(path) if path else self._computed(split)
         self._keys = tuple(keys)  # (drive, frame number, camera)
@@ -105,8 +108,29 @@ class Kitti:
         return frame_id.partition(" ")[0]
 
     def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
-        """The protocols under which KITTI is scored, cap `max_depth` metres; the default first."""
-        return (protocol.bts(max_depth),)
+        """The protocols under which KITTI is scored, the default first. Their caps are theirs,
+        whatever the `max_depth` of the network."""
+        return protocol.kitti()
+
+    def ground_truths(self, index: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Readers of every kind of ground truth that a frame has: (H, W) float32 metres, 0 = none.
+
+        The dataset's own variant comes first, where its drive has any.
+        """
+        drive, number, camera = self._keys[index]
+        kinds = {self.variant: DEPTH_KINDS[self.variant], **DEPTH_KINDS}
+        folders = {name: self.tree.depth_folder(drive, camera, kinds[name]) for name in kinds}
+        files = {name: f / f"{number:010d}.png" for name, f in folders.items() if f is not None}
+        return {
+            name: partial(read_depth_png, file, units_per_metre=UNITS_PER_METRE)
+            for name, file in files.items()
+            if name == self.variant or file.is_file()
+        }
+
+    @cached_property
+    def without_ground_truth(self) -> frozenset[str]:
+        """Frames of the split that never had ground truth: 45 of the 697 Eigen test frames."""
+        return kitti_split.without_ground_truth() & frozenset(self.frame_ids)
 
     def stereo_frame(self, index: int) -> tuple[Frame, float]:
         """The other camera's picture of the same instant, and the signed baseline in metres.

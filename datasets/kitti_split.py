@@ -104,6 +104,11 @@ def eigen_test_697() -> tuple[str, ...]:
     )
 
 
+def without_ground_truth() -> frozenset[str]:
+    """Ids of the 45 Eigen test frames that have no annotated ground truth in KITTI at all."""
+    return frozenset(eigen_test_697()) - frozenset(eigen_test_652())
+
+
 def eigen_test_652() -> tuple[str, ...]:
     """Ids of the 652 Eigen test frames that have annotated ground truth, sorted."""
     without = {

@@ -42,7 +42,7 @@ class KittiTree:
         self.root, self.depth_kind = root, depth_kind
         self.raw, self.drives = self._find_drives()
         self._images: dict[tuple[str, str], dict[int, Path]] = {}
-        self._depth_folders: dict[tuple[str, str], Path | None] = {}
+        self._depth_folders: dict[tuple[str, str, str], Path | None] = {}
         self._calibrations: dict[Path, dict[str, np.ndarray] | None] = {}
 
     def images(self, drive: str, camera: str) -> dict[int, Path]:
@@ -58,13 +58,13 @@ class KittiTree:
         missing = self._drive_folder(drive) / camera / "data" / f"{number:010d}.png"
         return self.images(drive, camera).get(number, missing)
 
-    def depth_folder(self, drive: str, camera: str) -> Path | None:
-        """Folder of this drive's ground truth; None if the tree has none for it."""
-        key = (drive, camera)
+    def depth_folder(self, drive: str, camera: str, kind: str | None = None) -> Path | None:
+        """Folder of this drive's ground truth of a kind (None: the tree's own), if there is one."""
+        key = (drive, camera, kind or self.depth_kind)
         if key not in self._depth_folders:
             parents = [self.root / folder / drive for folder in DEPTH_FOLDERS]
             tails = (
-                parent / "proj_depth" / self.depth_kind / camera
+                parent / "proj_depth" / key[-1] / camera
                 for parent in [*parents, self._drive_folder(drive)]
             )
             self._depth_folders[key] = next((tail for tail in tails if tail.is_dir()), None)

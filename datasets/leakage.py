@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets.frame import DataError
+from datasets.kitti_split import TEST_DRIVES
 from datasets.splits import frame_ids_at, name_some
 
 
@@ -74,6 +76,46 @@ def _refuse_shared(
             f"{who} share {len(scenes)} scenes (drives): {name_some(sorted(scenes))}; "
             "neighbouring frames are near-duplicates, so split by scene"
             + (f", or allow it with {key}=scenes" if key else "")
+        )
+
+
+def test_frames_among(
+    dataset: Any, indices: Iterable[int], *, split: str, test_ids: Collection[str]
+) -> list[str]:
+    """Ids of those frames that tests are for.
+
+    They are all frames of a split or list whose name begins with "test", and else frames of the
+    data's own test list, of its held-out scenes, or of pictures below a folder that is called like
+    one of the Eigen test drives.
+
+    Args:
+        split: name or path, as in the configuration.
+        test_ids: frames of the split "test" of the same data.
+    """
+    names = frame_ids_at(dataset, indices)
+    if Path(split).stem.startswith("test"):
+        return names
+    scenes = dataset.held_out_scenes
+    known = {name for name in names if name in test_ids or dataset.scene_of(name) in scenes}
+    pictures = (dataset.paths(index)["image"].parts for index in indices)
+    of_drive = {
+        name
+        for name, parts in zip(names, pictures, strict=True)
+        if not TEST_DRIVES.isdisjoint(parts)
+    }
+    return [name for name in names if name in known or name in of_drive]
+
+
+def refuse_test_frames(names: Sequence[str], section: str) -> None:
+    """Raise DataError if `names`, test frames that `section` of a training run opens, is not empty.
+
+    Whoever chooses a checkpoint, a threshold or a pseudo label by the test set has no test set.
+    """
+    if names:
+        raise DataError(
+            f"{section}: {len(names)} frames are test frames: {name_some(names)}. Training never "
+            "opens them, not even for validation; take a validation list, and score the finished "
+            "run with `python evaluate.py --split test`"
         )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .frame import DataError, Frame
+from .frame import DataError
+from .views import evaluation_image
 
 MAX_REPLACED_SHARE = 0.001  # more broken frames than this is a broken dataset, not bad luck
 
@@ -129,18 +130,45 @@ class TrainingSamples(Dataset):
 
 
 class EvaluationFrames(Dataset):
-    """Index into `indices` -> evaluation entry. Each frame once, in list order."""
+    """Place in `indices` -> what is needed to score that frame. Each frame once, in list order.
 
-    def __init__(self, frames: Any, indices: Sequence[int], *, view: Callable[[Frame], dict]):
+    An entry has image (3, H, W) float32 in [0, 1] at `image_size`; index; ground_truths, by kind,
+    each (1, H', W') float32 metres in its stored size, 0 = none. Of a frame without ground truth
+    the kind "size" says how large its picture is: all zeros.
+
+    Args:
+        frames: a dataset with `frame(index)` and `ground_truths(index)`.
+        image_size: (height, width) of the network's input.
+        own_ground_truth_only: leave other kinds than the dataset's own unread.
+    """
+
+    def __init__(
+        self,
+        frames: Any,
+        indices: Sequence[int],
+        *,
+        image_size: tuple[int, int],
+        own_ground_truth_only: bool = False,
+    ):
         self.frames = frames
         self.indices = list(indices)
-        self.view = view
+        self.image_size = image_size
+        self.own_ground_truth_only = own_ground_truth_only
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, place: int) -> dict:
-        return self.view(self.frames.frame(self.indices[place]))
+        index = self.indices[place]
+        frame = self.frames.frame(index)
+        readers = self.frames.ground_truths(index)
+        if self.own_ground_truth_only:
+            readers = dict(list(readers.items())[:1])
+        depths = {kind: torch.from_numpy(read())[None] for kind, read in readers.items()}
+        if not depths:
+            depths = {"size": torch.zeros(1, frame.image.height, frame.image.width)}
+        image = evaluation_image(frame, self.image_size)
+        return {"image": image, "index": index, "ground_truths": depths}
 
 
 def training_batches(
@@ -163,7 +191,7 @@ def training_batches(
 def evaluation_batches(
     frames: EvaluationFrames, *, batch_size: int, num_workers: int
 ) -> DataLoader:
-    """All frames once, in order. Images are stacked; ground truths stay a list, in their sizes."""
+    """All frames once, in order. Images are stacked; all else stays a list."""
     return DataLoader(
         frames,
         batch_size=batch_size,
@@ -174,11 +202,8 @@ def evaluation_batches(
 
 
 def _collate_evaluation(entries: list[dict]) -> dict:
-    return {
-        "image": default_collate([entry["image"] for entry in entries]),
-        "depth": [entry["depth"] for entry in entries],
-        "frame_id": [entry["frame_id"] for entry in entries],
-    }
+    lists = {key: [entry[key] for entry in entries] for key in entries[0]}
+    return {**lists, "image": default_collate(lists["image"])}
 
 
 def _one_thread(_: int) -> None:

@@ -5,6 +5,7 @@ Source: Silberman et al., ECCV 2012; intrinsics of its toolbox; borders as BTS's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from PIL import Image
 
 from datasets import protocol, splits
 from datasets.frame import DataError, Frame, read_image
-from datasets.nyu_variants import VARIANTS, Entry, is_held_out, scene_of
+from datasets.nyu_variants import (
+    MILLIMETRES,
+    VARIANTS,
+    Entry,
+    is_held_out,
+    other_depths,
+    scene_of,
+)
 from datasets.options import check_variant, refuse_depth_scale
 
 SIZE = (480, 640)
@@ -54,6 +62,8 @@ class Nyu:
 
     depth_size = SIZE
     held_out_scenes: frozenset[str] = frozenset()  # the test pictures' rooms are not named
+    without_ground_truth: frozenset[str] = frozenset()
+    prediction_units = MILLIMETRES
     scene_of = staticmethod(scene_of)
 
     def __init__(
@@ -104,8 +114,20 @@ class Nyu:
         return {"image": image} if depth is None else {"image": image, "depth": depth}
 
     def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
-        """Eigen's box and its cap of 10 m, whatever the `max_depth` of the network."""
-        return (protocol.nyu_eigen(),)
+        """Eigen's box, DenseDepth's box; cap 10 m, whatever the `max_depth` of the network."""
+        return protocol.nyu()
+
+    def ground_truths(self, index: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Readers of every kind of ground truth that a frame has: (H, W) float32 metres, 0 = none.
+
+        The variant's own first; of the labelled form, where both were extracted, raw and filled.
+        """
+        own = self.paths(index).get("depth")
+        if own is None:
+            return {}
+        files = {self.variant: own, **other_depths(self.variant, own)}
+        read_depth = VARIANTS[self.variant].read_depth
+        return {name: partial(read_depth, file) for name, file in files.items()}
 
     def _computed(self, split: str) -> list[Entry]:
         find = VARIANTS[self.variant].found

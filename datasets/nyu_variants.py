@@ -50,6 +50,19 @@ class Variant:
     read_depth: Callable[[Path], np.ndarray]
 
 
+def other_depths(variant: str, path: Path) -> dict[str, Path]:
+    """Files of the other kind of ground truth, by variant: filled beside raw, raw beside filled."""
+    kinds = {"labeled": "raw_depth", "labeled_filled": "filled_depth"}
+    if variant not in kinds:
+        return {}
+    others = {
+        name: path.with_name(path.name.replace(kinds[variant], kind))
+        for name, kind in kinds.items()
+        if name != variant
+    }
+    return {name: file for name, file in others.items() if file.is_file()}
+
+
 def scene_of(frame_id: str) -> str:
     """The room: kitchen_0028 for kitchen_0028a/..., kitchen_0028b/... and .../kitchen_0028_out/...
 

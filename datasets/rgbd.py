@@ -6,6 +6,7 @@ Ours; the lines are those of the BTS lists.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +31,7 @@ class RgbdList:
     """
 
     held_out_scenes: frozenset[str] = frozenset()
+    without_ground_truth: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class RgbdList:
                 f"millimetres, 256 for KITTI's), got {depth_scale}"
             )
         self.root, self.depth_scale = Path(root), float(depth_scale)
+        self.prediction_units = self.depth_scale
         path = splits.find_list(self.root, split)
         if path is None:
             there = sorted(
@@ -108,6 +111,13 @@ class RgbdList:
     def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
         """Whole frames, up to `max_depth` metres."""
         return (protocol.plain(max_depth),)
+
+    def ground_truths(self, index: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Reader of the ground truth of a frame, if its line names one: (H, W) float32 metres."""
+        path = self.paths(index).get("depth")
+        if path is None:
+            return {}
+        return {"listed": partial(read_depth_png, path, units_per_metre=self.depth_scale)}
 
     def _parse(self, words: list[str], path: Path) -> tuple[str, str | None, float | None]:
         for relative in words[:2]:

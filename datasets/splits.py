@@ -169,15 +169,19 @@ def check_unique(frame_ids: Sequence[str], source: Path) -> None:
         raise DataError(f"{source}: {len(twice)} frames are listed twice: {name_some(twice)}")
 
 
-def check_files(dataset, roles: Sequence[str] | None = None) -> None:
+def check_files(
+    dataset, roles: Sequence[str] | None = None, *, indices: Iterable[int] | None = None
+) -> None:
     """Raise DataError, with the count and the first names, unless every file of `dataset` exists.
 
     `dataset` has `__len__`, `frame_ids`, `root` and `paths(index)`. `roles` are the files that each
     frame must have: ("image", "depth") where labels are needed, ("image",) where depth is never
-    read; None checks what each frame claims to have. Files are not opened.
+    read; None checks what each frame claims to have. Files are not opened. `indices`: only of these
+    frames; None: of all.
     """
     missing = []
-    for index, frame_id in enumerate(dataset.frame_ids):
+    for index in range(len(dataset)) if indices is None else indices:
+        frame_id = dataset.frame_ids[index]
         paths = dataset.paths(index)
         for role in paths if roles is None else roles:
             if role not in paths:

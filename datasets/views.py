@@ -100,12 +100,17 @@ def evaluation_view(frame: Frame, *, image_size: tuple[int, int]) -> dict[str, T
         image (3, H, W) float32 in [0, 1]; depth (1, H', W') float32 metres in its own size, 0 =
         none; frame_id. Nothing is drawn.
     """
-    image, _ = _resized(frame, image_size)
     return {
-        "image": to_tensor(image),
+        "image": evaluation_image(frame, image_size),
         "depth": torch.from_numpy(frame.depth())[None],
         "frame_id": frame.frame_id,
     }
+
+
+def evaluation_image(frame: Frame, image_size: tuple[int, int]) -> Tensor:
+    """The picture alone, (3, H, W) float32 in [0, 1] at `image_size`."""
+    image, _ = _resized(frame, image_size)
+    return to_tensor(image)
 
 
 def nearest_resize(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ Source: Cabon, Murray and Humenberger, 2020 (arXiv 2001.10773); the format is th
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class VirtualKitti:
 
     depth_size = (375, 1242)
     held_out_scenes: frozenset[str] = frozenset()
+    without_ground_truth: frozenset[str] = frozenset()
+    prediction_units = UNITS_PER_METRE
 
     def __init__(
         self,
@@ -89,7 +92,11 @@ class VirtualKitti:
 
     def protocols(self, max_depth: float) -> tuple[protocol.EvalProtocol, ...]:
         """Whole frames up to `max_depth` metres; then KITTI's crop, to compare with KITTI."""
-        return protocol.plain(max_depth), protocol.bts(max_depth)
+        return protocol.plain(max_depth), protocol.bts()
+
+    def ground_truths(self, index: int) -> dict[str, Callable[[], np.ndarray]]:
+        """Reader of the ground truth of a frame: (H, W) float32 metres, 0 = sky."""
+        return {"rendered": partial(_read_depth, self.paths(index)["depth"])}
 
     def stereo_frame(self, index: int) -> tuple[Frame, float]:
         """The other camera's frame, and the x of its centre in this camera's frame, in metres."""

@@ -7,7 +7,7 @@ import trees
 from conftest import HOUSE, run_script
 
 from datasets.views import Jitter, labeled_view
-from evaluate import open_frames
+from frames import open_frames
 from networks import build_network
 from utils.config import load_config
 from utils.seeding import seeded
@@ -49,8 +49,8 @@ def test_the_configs_of_the_contract_are_shipped():
 def test_a_shipped_config_opens_its_data_and_builds_its_network(opened, name):
     cfg = opened(name)
     assert cfg.run.name == name.removesuffix(".yaml")
-    for stream, shuffled in ((cfg.labeled, True), (cfg.validation, False)):
-        dataset, indices = open_frames(stream, seed=0, shuffled=shuffled)
+    for stream, budget in ((cfg.labeled, cfg.labeled.budget), (cfg.validation, None)):
+        dataset, indices = open_frames(stream, seed=0, budget=budget)
         assert indices
         entry = labeled_view(
             dataset.frame(indices[0]),
@@ -63,7 +63,7 @@ def test_a_shipped_config_opens_its_data_and_builds_its_network(opened, name):
         assert entry["image"].shape[1:] == tuple(cfg.network.image_size)
         assert entry["valid_mask"].any()
     if name.startswith("consistency"):
-        dataset, indices = open_frames(cfg.unlabeled, seed=0, shuffled=True, roles=("image",))
+        dataset, indices = open_frames(cfg.unlabeled, seed=0, budget="frames", roles=("image",))
         assert dataset.frame(indices[0]).image
     network = build_network(**cfg.network.toDict() | {"pretrained": "none"})
     assert network.encoder.grid(network.image_size)

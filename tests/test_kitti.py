@@ -275,6 +275,32 @@ def test_one_drive_under_two_dates_is_refused(tmp_path):
         Kitti(tmp_path, "train")
 
 
-def test_the_default_protocol_is_bts_at_the_given_cap(tree):
-    default = Kitti(tree, "train").protocols(70.0)[0]
-    assert (default.name, default.max_depth) == ("bts", 70.0)
+def test_the_protocols_have_their_own_caps_whatever_the_network_reaches(tree):
+    protocols = Kitti(tree, "train").protocols(70.0)
+    caps = {p.name: p.max_depth for p in protocols}
+    assert protocols[0].name == "bts"
+    assert caps == {
+        "bts": 80.0, "kb_crop": 80.0, "eigen_crop": 80.0, "monodepth2": 80.0, "bts_50m": 50.0,
+        "kitti_server": float("inf"),
+    }  # fmt: skip
+
+
+def test_each_kind_of_ground_truth_there_is_can_be_read_the_own_one_first(tree):
+    for variant, kinds in (
+        ("annotated", ["annotated", "velodyne_raw"]),
+        ("velodyne_raw", ["velodyne_raw", "annotated"]),
+    ):
+        dataset = Kitti(tree, "train", variant=variant)
+        readers = dataset.ground_truths(0)
+        assert list(readers) == kinds
+        assert np.array_equal(readers[kinds[0]](), dataset.frame(0).depth())
+        assert (readers["velodyne_raw"]()[:10] == 0).all()
+        assert (readers["annotated"]()[:10] > 0).any()
+
+
+def test_of_the_697_test_frames_45_are_known_to_have_no_ground_truth(tree):
+    whole = Kitti(tree, "test_697")
+    assert len(whole.without_ground_truth) == 45
+    kept = [name for name in whole.frame_ids if name not in whole.without_ground_truth]
+    assert kept == list(Kitti(tree, "test").frame_ids)
+    assert not Kitti(tree, "train").without_ground_truth

@@ -16,7 +16,7 @@ from datasets.loading import (
     evaluation_batches,
     training_batches,
 )
-from datasets.views import Jitter, evaluation_view, labeled_view
+from datasets.views import Jitter, labeled_view
 from utils.seeding import seeded
 
 SHUFFLE = partial(seeded, 0, "order")
@@ -42,6 +42,12 @@ class Frames:
             raise DataError(f"frame {index} is broken")
         image = Image.new("RGB", (8, 8), (index, index, index))
         return Frame(str(index), image, UNKNOWN_INTRINSICS, lambda: np.ones((8, 8), np.float32))
+
+    def ground_truths(self, index):
+        return {
+            "own": lambda: np.ones((8, 8), np.float32),
+            "other": lambda: np.full((8, 8), 2, np.float32),
+        }
 
 
 def order(indices, *, batch_size=3, first_step=0, rank=0, world_size=1, steps=20):
@@ -130,8 +136,28 @@ def test_a_dataset_with_many_broken_frames_is_refused_even_then():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_takes_each_frame_once_in_order(workers):
     frames = Frames(7)
-    view = partial(evaluation_view, image_size=(8, 8))
     loader = evaluation_batches(
-        EvaluationFrames(frames, [6, 0, 3, 2, 5], view=view), batch_size=2, num_workers=workers
+        EvaluationFrames(frames, [6, 0, 3, 2, 5], image_size=(4, 8)),
+        batch_size=2,
+        num_workers=workers,
     )
-    assert [name for batch in loader for name in batch["frame_id"]] == list("60325")
+    collected = list(loader)
+    assert [index for batch in collected for index in batch["index"]] == [6, 0, 3, 2, 5]
+    assert [len(batch["image"]) for batch in collected] == [2, 2, 1]
+    assert collected[0]["image"].shape[1:] == (3, 4, 8)
+    assert collected[0]["image"][0].unique().tolist() == pytest.approx([6 / 255])
+
+
+def test_evaluation_reads_every_ground_truth_or_only_the_own_one():
+    for own_only, kinds in ((False, ["own", "other"]), (True, ["own"])):
+        frames = EvaluationFrames(Frames(3), [1], image_size=(4, 8), own_ground_truth_only=own_only)
+        depths = frames[0]["ground_truths"]
+        assert list(depths) == kinds and depths["own"].shape == (1, 8, 8)
+
+
+def test_a_frame_without_ground_truth_still_says_its_size():
+    frames = Frames(3)
+    frames.ground_truths = lambda index: {}
+    entry = EvaluationFrames(frames, [0], image_size=(4, 8))[0]
+    assert list(entry["ground_truths"]) == ["size"]
+    assert torch.equal(entry["ground_truths"]["size"], torch.zeros(1, 8, 8))

@@ -228,6 +228,18 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
         Nyu(tmp_path, "train").frame(0)
 
 
-def test_the_protocol_is_eigens_box_to_ten_metres(bts):
-    (only,) = Nyu(bts, "test").protocols(80.0)
-    assert (only.name, only.max_depth) == ("nyu_eigen", 10.0)
+def test_the_protocols_are_eigens_box_and_densedepths_to_ten_metres(bts):
+    protocols = Nyu(bts, "test").protocols(80.0)
+    assert [(p.name, p.max_depth) for p in protocols] == [
+        ("nyu_eigen", 10.0), ("nyu_densedepth", 10.0)
+    ]  # fmt: skip
+
+
+def test_raw_and_filled_ground_truth_of_the_labelled_form_can_both_be_read(tmp_path):
+    root = nyu_labeled_tree(tmp_path)
+    for variant, other in (("labeled", "labeled_filled"), ("labeled_filled", "labeled")):
+        dataset = Nyu(root, "all", variant=variant)
+        readers = dataset.ground_truths(0)
+        assert list(readers) == [variant, other]
+        assert np.array_equal(readers[variant](), dataset.frame(0).depth())
+        assert readers["labeled_filled"]().all() and not readers["labeled"]().all()

@@ -92,7 +92,8 @@ def test_evaluate_prints_the_numbers_of_the_validation_in_training(trained, tmp_
     assert len(rows) == 4
     mean = sum(float(row["abs_rel"]) for row in rows) / 4
     assert mean == pytest.approx(metrics["protocols"]["plain"]["abs_rel"], rel=1e-12)
-    assert len(list((folder / "evaluation" / "val" / "panels").glob("*.png"))) == 1
+    panels = sorted(file.name for file in (folder / "evaluation" / "val" / "panels").iterdir())
+    assert panels == ["00000.png", "best_1.png", "median_1.png", "worst_1.png"]
 
 
 def test_evaluate_takes_other_splits_and_folders(trained, tmp_path):
@@ -151,7 +152,7 @@ def test_pictures_can_be_left_out(tiny, tmp_path):
     run_script("train.py", *tiny, *none)
     assert not (tmp_path / "runs" / "run" / "samples").exists()
     run_script("evaluate.py", "--ckpt", str(tmp_path / "runs" / "run"), "evaluation.num_panels=0")
-    assert not list((tmp_path / "runs" / "run").rglob("*.png"))
+    assert not list((tmp_path / "runs" / "run").rglob("panels"))
 
 
 def test_dry_run_does_everything_and_keeps_nothing(tiny, tmp_path):

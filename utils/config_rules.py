@@ -149,6 +149,7 @@ RULES: dict[str, Rule] = {
     "evaluation.every_steps": count(1),
     "evaluation.batch_size": count(1),
     "evaluation.num_panels": count(0),
+    "evaluation.flip": one_of("none", "mean", "ramp"),
     "audit.num_frames": count(0),
     "log.every_steps": count(1),
     "samples.every_steps": count(1),

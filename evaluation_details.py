@@ -1,0 +1,125 @@
+"""What evaluation looks at beside the nine metrics: error by depth range, and the uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datasets import DataError
+from datasets.protocol import EvalProtocol, depth_ranges
+from datasets.views import to_tensor
+from predictions import Prediction
+from utils.calibration import CalibrationSums
+from utils.metrics import DepthMetrics
+from utils.uncertainty import UncertaintyMetrics, gradient_uncertainty
+
+
+class Details:
+    """Collects, frame by frame, under one protocol and the dataset's own ground truth.
+
+    Attributes:
+        ranges: "0-10" and so on, metres -> metrics of the pixels whose ground truth lies there.
+        uncertainty: ranking measures of "predicted" and, if `floors`, of "constant" and
+            "image_gradient", which know nothing of the network. Empty without uncertainty.
+        calibration: sums for likelihood and coverage; None without uncertainty.
+    """
+
+    def __init__(
+        self, protocol: EvalProtocol, dataset: Any, *, with_uncertainty: bool, floors: bool = False
+    ):
+        self.protocol, self.dataset = protocol, dataset
+        bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+        self.edges = depth_ranges(protocol.max_depth)
+        self.ranges = {range_name(*edges): DepthMetrics(**bounds) for edges in self.edges}
+        kinds = ["predicted"] + ["constant", "image_gradient"] * floors
+        self.uncertainty = {kind: UncertaintyMetrics(**bounds) for kind in kinds * with_uncertainty}
+        self.calibration = CalibrationSums(**bounds) if with_uncertainty else None
+
+    def add(self, one: Prediction) -> None:
+        """Add one frame. Raises DataError if uncertainty is missing for it alone."""
+        depth = one.ground_truth
+        mask = self.protocol.valid_mask(depth)
+        scored = {"prediction": one.depth, "depth": depth}
+        for metrics, (low, high) in zip(self.ranges.values(), self.edges, strict=True):
+            inside = mask & (depth > low) & (depth <= high)
+            metrics.update(name=one.frame_id, **scored, valid_mask=inside)
+        if self.calibration is None:
+            return
+        if one.log_uncertainty is None:
+            raise DataError(
+                f"{one.frame_id!r} has no log_uncertainty, but other frames have; write it for all "
+                "or for none"
+            )
+        for kind, metrics in self.uncertainty.items():
+            unsure = self._uncertainty(kind, one)
+            metrics.update(name=one.frame_id, **scored, valid_mask=mask, log_uncertainty=unsure)
+        self.calibration.update(**scored, valid_mask=mask, log_uncertainty=one.log_uncertainty)
+
+    def _uncertainty(self, kind: str, one: Prediction) -> Any:
+        if kind == "predicted":
+            return one.log_uncertainty
+        if kind == "constant":
+            return np.zeros(one.depth.shape)
+        image = to_tensor(self.dataset.frame(one.index).image).numpy()
+        gradient = Image.fromarray(gradient_uncertainty(image).astype(np.float32))
+        size = one.depth.shape[-1], one.depth.shape[-2]
+        return np.asarray(gradient.resize(size, Image.Resampling.BILINEAR))[None]
+
+    def reduce_over_ranks(self) -> None:
+        """Put the frames of all ranks together, on every rank. Every rank must call it."""
+        self.ranges = {name: part.reduce_over_ranks() for name, part in self.ranges.items()}
+        self.uncertainty = {
+            name: part.reduce_over_ranks() for name, part in self.uncertainty.items()
+        }
+        if self.calibration is not None:
+            self.calibration = self.calibration.reduce_over_ranks()
+
+    def range_rows(self) -> dict[str, dict[str, float]]:
+        """Mean metrics by depth range; ranges without a pixel are left out."""
+        return {name: part.mean() for name, part in self.ranges.items() if part.rows}
+
+    def uncertainty_report(
+        self, *, raw_scale: float, fitted_scale: float | None, fitted_on: str | None
+    ) -> dict[str, Any] | None:
+        """The section "uncertainty" of metrics.json; None without uncertainty.
+
+        Args:
+            raw_scale: metres, what the loss takes exp(u) times as the expected error.
+            fitted_scale: metres, the same fitted on validation frames; None if there are none.
+            fitted_on: which frames those were.
+        """
+        if self.calibration is None:
+            return None
+        means = {name: part.mean() for name, part in self.uncertainty.items()}
+        raw = self.calibration.report(raw_scale)
+        fitted = fitted_scale and self.calibration.report(fitted_scale)
+        return {
+            **means.pop("predicted"),
+            "nll": raw["nll"],
+            "calibration": raw,
+            "recalibrated": fitted and {**fitted, "fitted_on": fitted_on},
+            **({"floors": means} if means else {}),
+        }  # fmt: skip
+
+
+def range_name(low: float, high: float) -> str:
+    """ "10-20" for ground truth in (10, 20] metres."""
+    return f"{low:g}-{high:g}"
+
+
+def calibration_of(
+    predictions: Iterable[Prediction], protocol: EvalProtocol
+) -> CalibrationSums | None:
+    """Sums over frames, from which the scale of exp(u) is fitted; None without uncertainty."""
+    sums = CalibrationSums(min_depth=protocol.min_depth, max_depth=protocol.max_depth)
+    for one in predictions:
+        if one.log_uncertainty is None:
+            return None
+        sums.update(
+            prediction=one.depth, depth=one.ground_truth, log_uncertainty=one.log_uncertainty,
+            valid_mask=protocol.valid_mask(one.ground_truth),
+        )  # fmt: skip
+    return sums
