@@ -7,12 +7,15 @@ width, C decoder channels. Images are RGB in [0, 1]; depth is metres.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .depth_network import DepthNetwork, DepthOutput
 from .encoder import NetworkError
-from .pretrained import load_pretrained_encoder
+from .hub import WEIGHTS_FILE, checked_settings, is_hub_folder, read_exported
+from .pretrained import load_pretrained_encoder, load_safely
 
 __all__ = [
     "DepthNetwork",
@@ -72,21 +75,20 @@ def build_network(
 
 
 def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> DepthNetwork:
-    """The trained network of a checkpoint, in eval mode, ready for images in [0, 1].
+    """The trained network of a checkpoint or an export, in eval mode, ready for images in [0, 1].
 
     Args:
-        path: a checkpoint file, or a run folder (its best checkpoint, else its last).
+        path: a checkpoint file, a run folder (its best checkpoint, else its last), or what
+            export.py wrote: a .safetensors file or a hub folder.
 
     Raises:
-        NetworkError: no checkpoint there, or not one of ours.
+        NetworkError: no network there, or not one of ours.
     """
     file = checkpoint_file(path)
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        settings, weights = dict(checkpoint["config"]["network"]), checkpoint["network"]
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead it to
-        raise NetworkError(f"{file}: not a checkpoint of this project ({error})") from error
-    settings["pretrained"] = "none"  # the checkpoint has every weight
+    if file.suffix == ".safetensors":
+        settings, weights = read_exported(file).settings, load_safely(file)
+    else:
+        settings, weights = _read_checkpoint(file)
     network = build_network(**settings)
     try:
         network.load_state_dict(weights)
@@ -98,12 +100,30 @@ def load_network(path: str | Path, *, device: str | torch.device = "cpu") -> Dep
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that `path` means: itself, or a run folder's best.pt, else last.pt."""
+    """The file of a network that `path` means.
+
+    Itself, a run folder's best.pt, else its last.pt, or a hub folder's model.safetensors.
+    """
     path = Path(path)
     if path.is_file():
         return path
     candidates = [path / "checkpoints" / name for name in ("best.pt", "last.pt")]
+    if is_hub_folder(path):
+        candidates.append(path / WEIGHTS_FILE)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise NetworkError(f"{path}: neither a checkpoint file nor a run folder that has one")
+    raise NetworkError(
+        f"{path}: neither a checkpoint file nor a run folder that has one, nor an export of it"
+    )
+
+
+def _read_checkpoint(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Settings and weights of the network in a checkpoint."""
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        settings, weights = checkpoint["config"]["network"], checkpoint["network"]
+    except Exception as error:  # torch.load raises whatever the damaged bytes lead it to
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise NetworkError(f"{file}: not a checkpoint of this project ({told})") from error
+    return checked_settings(settings, place=str(file)), weights
