@@ -212,7 +212,8 @@ for name in ("torch", "torchvision"):
 
 smoke_check() {
     "$python" -c '
-import dotmap, einops, huggingface_hub, matplotlib, numpy, PIL, safetensors, tqdm, yaml
+import av, dotmap, einops, huggingface_hub, matplotlib, numpy, onnx, onnxruntime, onnxscript
+import PIL, safetensors, tqdm, yaml
 import timm, torch, torchvision, wandb
 from torchvision.ops import nms
 

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from datasets.synthetic_tree import SyntheticSettings, write_tree
+
+# the workers of pytest-xdist share the cores: threads that wait for each other are slower than one
+torch.set_num_threads(1)
 
 HOUSE = Path(__file__).parent.parent
 TINY = [  # a network and a run so small that a subprocess needs little more than its imports
