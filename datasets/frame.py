@@ -50,7 +50,7 @@ UNKNOWN_INTRINSICS = np.full((3, 3), np.nan)
 
 def read_image(path: Path) -> Image.Image:
     """Decode a picture as RGB. Raises DataError if it is missing, damaged or over MAX_PIXELS."""
-    return _decode(path).convert("RGB")
+    return decode_picture(path).convert("RGB")
 
 
 def read_depth_png(path: Path, *, units_per_metre: float) -> np.ndarray:
@@ -59,7 +59,7 @@ def read_depth_png(path: Path, *, units_per_metre: float) -> np.ndarray:
     Raises DataError if the file is missing, damaged, over MAX_PIXELS, or not 16-bit single-channel
     (an 8-bit, palette or RGB file is a picture of depth, not depth).
     """
-    image = _decode(path)
+    image = decode_picture(path)
     if image.mode not in DEPTH_MODES:
         raise DataError(
             f"{path}: depth must be a 16-bit single-channel PNG, this one has mode {image.mode!r}; "
@@ -68,8 +68,11 @@ def read_depth_png(path: Path, *, units_per_metre: float) -> np.ndarray:
     return np.asarray(image, dtype=np.float32) / np.float32(units_per_metre)
 
 
-def _decode(path: Path) -> Image.Image:
-    """Fully decoded picture; Pillow reads lazily, so an unloaded one hides truncation."""
+def decode_picture(path: Path) -> Image.Image:
+    """A picture in its stored mode, fully decoded: Pillow reads lazily, and so hides truncation.
+
+    Raises DataError if it is missing, damaged or over MAX_PIXELS.
+    """
     try:
         with warnings.catch_warnings():
             # our own limit is the lower one, and it is an error, not a warning

@@ -52,7 +52,7 @@ class ImageFolder:
             for name in names:
                 splits.inside(self.root, name, source=path)
         elif split == "all":
-            names = _pictures(self.root)
+            names = pictures_below(self.root)
         else:
             raise DataError(
                 f"no list {split}.txt in {self.root}/splits or {self.root}; a folder of pictures "
@@ -92,8 +92,11 @@ class ImageFolder:
         return {}
 
 
-def _pictures(root: Path) -> list[str]:
-    """Relative paths of all pictures under `root`, sorted; links are followed, each folder once."""
+def pictures_below(root: Path) -> list[str]:
+    """Relative paths of all pictures under `root`, sorted; links are followed, each folder once.
+
+    Hidden files and folders are left out. Raises DataError if there is none.
+    """
     names: list[str] = []
     visited: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):

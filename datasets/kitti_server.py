@@ -64,7 +64,7 @@ def write_server_zip(path: Path, depths: Iterable[tuple[str, np.ndarray]]) -> No
             for name, depth in depths:
                 content = io.BytesIO()
                 units = depth_units(depth, units_per_metre=UNITS_PER_METRE, where=name)
-                Image.fromarray(units).save(content, format="PNG")
+                Image.fromarray(units).save(content, format="PNG", compress_level=1)
                 archive.writestr(name, content.getvalue())
         check_server_zip(temporary)
         temporary.replace(path)

@@ -7,22 +7,19 @@ a raw sensor image, and which of its values are black and white is not for us to
 from __future__ import annotations
 
 import glob
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datasets.frame import DataError, _decode
-from datasets.images import SUFFIXES, _pictures
+from datasets.frame import DataError, decode_picture
+from datasets.images import SUFFIXES, pictures_below
 from datasets.prediction_files import png_names
 from datasets.views import to_tensor
 
@@ -52,7 +49,7 @@ def find_pictures(source: str) -> dict[str, Path]:
     """
     path = Path(source)
     if path.is_dir():
-        root, ids = path, _pictures(path)
+        root, ids = path, pictures_below(path)
     elif path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             known = ", ".join(sorted(SUFFIXES)), ", ".join(sorted(VIDEO_SUFFIXES))
@@ -81,7 +78,7 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises DataError if it is missing, damaged, too large, or has one channel of more than 8 bits.
     """
-    picture = _decode(path)
+    picture = decode_picture(path)
     if picture.mode in DEEP_MODES:
         raise DataError(
             f"{path}: has one channel of more than 8 bits (mode {picture.mode!r}), so it is a "
@@ -157,6 +154,9 @@ class Video:
             raise DataError(f"{self.path}: the video has no frame that can be decoded")
 
 
+Source = Video | dict[str, Path]  # a video, or what `find_pictures` returns
+
+
 def picture_shot(
     name: str, path: Path, *, image_size: tuple[int, int], skip_bad: bool
 ) -> Shot | DataError:
@@ -186,25 +186,6 @@ def video_shots(
         if not skip_bad:
             raise
         yield error
-
-
-def in_order(jobs: Iterable[Callable[[], Any]], *, workers: int, ahead: int) -> Iterator[Any]:
-    """Results of `jobs`, in their order, worked out by threads; the first error is raised here.
-
-    No more than `ahead` + 1 jobs are taken before their turn, so memory is bounded.
-    """
-    waiting: deque = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for left in waiting:
-                left.cancel()
 
 
 def stretch(

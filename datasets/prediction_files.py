@@ -53,7 +53,7 @@ def write_depth_png(path: Path, depth: np.ndarray, *, units_per_metre: float) ->
     """
     units = depth_units(depth, units_per_metre=units_per_metre, where=path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(units).save(path)
+    Image.fromarray(units).save(path, compress_level=1)  # the default takes three times as long
 
 
 def depth_units(depth: np.ndarray, *, units_per_metre: float, where: str | Path) -> np.ndarray:
@@ -62,15 +62,17 @@ def depth_units(depth: np.ndarray, *, units_per_metre: float, where: str | Path)
     A depth above zero never becomes 0, which would say that there is none.
     Raises DataError if a value is NaN, negative, or beyond 65535 units.
     """
-    depth = np.asarray(depth, np.float64)
-    units = np.rint(depth * units_per_metre)
-    if not (np.isfinite(units) & (units >= 0) & (units <= MAX_UNITS)).all():
+    # float64: in float32 a metre's thousandth would be rounded twice
+    units = np.rint(np.multiply(depth, units_per_metre, dtype=np.float64))
+    if not (units.min() >= 0 and units.max() <= MAX_UNITS):  # NaN is neither
         raise DataError(
             f"{where}: depth from {np.min(depth):g} to {np.max(depth):g} m does not fit into 16 "
             f"bits at {units_per_metre:g} units a metre, at most "
             f"{MAX_UNITS / units_per_metre:.3f} m; clip it, or use fewer units a metre"
         )
-    return np.where((units == 0) & (depth > 0), 1, units).astype(np.uint16)
+    units = units.astype(np.uint16)
+    units[(units == 0) & (depth > 0)] = 1
+    return units
 
 
 def write_description(folder: Path, values: dict) -> None:
@@ -82,8 +84,8 @@ def write_description(folder: Path, values: dict) -> None:
 class PredictionFolder:
     """Depth PNGs made by anyone, found by frame id in a folder and its subfolders.
 
-    Pictures of depth that lie beside them (names with `cmap` or `gt`, as BTS writes them) are not
-    looked at. An .npz of the same name may hold `log_uncertainty` (H, W), larger = less sure.
+    PNGs that are no frame's (the coloured depth that BTS writes, say) may lie beside them. An .npz
+    of the same name may hold `log_uncertainty` (H, W), larger = less sure.
 
     Attributes:
         units_per_metre: of the PNGs.
@@ -97,20 +99,15 @@ class PredictionFolder:
             units_per_metre: what the dataset's predictions are written in.
 
         Raises:
-            DataError: no such folder, no PNG in it, two files of one name, or predictions.json says
-                another unit.
+            DataError: no such folder, no PNG in it, or predictions.json says another unit.
         """
         self.folder = Path(folder)
         self.units_per_metre = units_per_metre
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: no such folder of predictions")
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, list[Path]] = {}
         for path in sorted(self.folder.rglob("*.png")):
-            if "cmap" in path.name or "gt" in path.name:
-                continue
-            if path.name in self._files:
-                raise DataError(f"{path} and {self._files[path.name]}: two predictions of one name")
-            self._files[path.name] = path
+            self._files.setdefault(path.name, []).append(path)
         if not self._files:
             raise DataError(f"{self.folder}: no PNG in it; predictions are 16-bit PNGs of depth")
         self.description = self._read_description()
@@ -118,7 +115,8 @@ class PredictionFolder:
     @property
     def has_uncertainty(self) -> bool:
         """Whether an .npz lies beside any PNG."""
-        return any(path.with_suffix(".npz").is_file() for path in self._files.values())
+        paths = (path for paths in self._files.values() for path in paths)
+        return any(path.with_suffix(".npz").is_file() for path in paths)
 
     def has(self, frame_id: str) -> bool:
         """Whether there is a PNG of a frame."""
@@ -126,10 +124,10 @@ class PredictionFolder:
 
     def is_window(self, frame_id: str) -> bool:
         """Whether a frame's prediction is KITTI's 352 x 1216 window, whatever the frame's size."""
-        return stored_size(self._files[png_name(frame_id)]) == KB_SIZE
+        return stored_size(self._path(frame_id)) == KB_SIZE
 
     def check_complete(self, frame_ids: Iterable[str]) -> list[str]:
-        """Raise DataError unless each frame has a prediction. Returns the files of no frame."""
+        """Raise DataError unless each frame has one prediction. Returns the files of no frame."""
         names = png_names(frame_ids)
         if missing := sorted(set(names.values()) - self._files.keys()):
             there = sorted(self._files)
@@ -137,6 +135,8 @@ class PredictionFolder:
                 f"{len(missing)} of {len(names)} predictions are missing in {self.folder}: "
                 f"{name_some(missing)}. Files there are called {name_some(there)}"
             )
+        for frame_id in names:
+            self._path(frame_id)
         return sorted(self._files.keys() - set(names.values()))
 
     def depth(self, frame_id: str, size: tuple[int, int]) -> np.ndarray:
@@ -146,13 +146,13 @@ class PredictionFolder:
         centre: a protocol that looks outside it has nothing to score.
         Raises DataError on any other size, and on anything but a 16-bit single-channel PNG.
         """
-        path = self._files[png_name(frame_id)]
+        path = self._path(frame_id)
         depth = read_depth_png(path, units_per_metre=self.units_per_metre)
         return _at_size(depth, size, path)
 
     def log_uncertainty(self, frame_id: str, size: tuple[int, int]) -> np.ndarray | None:
         """(H, W) float32, larger = less sure, of the .npz beside the PNG; None if there is none."""
-        path = self._files[png_name(frame_id)].with_suffix(".npz")
+        path = self._path(frame_id).with_suffix(".npz")
         if not path.is_file():
             return None
         try:
@@ -168,6 +168,13 @@ class PredictionFolder:
                 "floating point, (H, W)"
             )
         return _at_size(values.astype(np.float32), size, path)
+
+    def _path(self, frame_id: str) -> Path:
+        """The PNG of a frame. Raises DataError if two have its name."""
+        first, *others = self._files[png_name(frame_id)]
+        if others:
+            raise DataError(f"{others[0]} and {first}: two predictions of one name; remove one")
+        return first
 
     def _read_description(self) -> dict:
         path = self.folder / DESCRIPTION

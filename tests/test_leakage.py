@@ -118,3 +118,27 @@ def test_an_unknown_rule_of_sharing_unlabelled_frames_is_refused(tmp_path):
     train = RgbdList(tmp_path, "train", depth_scale=1000)
     with pytest.raises(DataError, match="choose 'nothing', 'scenes' or 'frames'"):
         leakage.check_apart(everything(train), everything(train), "everything")
+
+
+def test_test_frames_are_found_by_list_scene_name_of_the_list_and_folder(tmp_path):
+    kitti_tree(tmp_path)
+    kitti = Kitti(tmp_path, "all")
+
+    def found(dataset, split="train", test_ids=()):
+        return leakage.test_frames_among(
+            dataset, range(len(dataset)), split=split, test_ids=frozenset(test_ids)
+        )
+
+    of_test_drive = [name for name in kitti.frame_ids if "_0052_" in name]
+    assert len(of_test_drive) == 4 and found(kitti) == of_test_drive
+    assert found(kitti, split="lists/test_mine.txt") == list(kitti.frame_ids)
+    train = Kitti(tmp_path, "train_all")
+    assert found(train) == [] and found(train, test_ids=train.frame_ids[1:2]) == [
+        train.frame_ids[1]
+    ]
+    # the raw drives as a plain folder of pictures
+    pictures = ImageFolder(tmp_path / "raw", "all")
+    assert found(pictures) == [name for name in pictures.frame_ids if "_0052_" in name] != []
+    with pytest.raises(DataError, match=r"unlabeled: 4 frames are test frames: 2011_09_26_drive_0"):
+        leakage.refuse_test_frames(of_test_drive, "unlabeled")
+    leakage.refuse_test_frames([], "unlabeled")

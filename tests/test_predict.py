@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from fractions import Fraction
 from functools import partial
@@ -16,13 +17,15 @@ from conftest import run_script
 from PIL import Image
 
 from datasets import DataError
-from datasets.media import Video, find_pictures, in_order, read_picture, stretch
+from datasets.media import Video, find_pictures, read_picture, stretch
 from datasets.prediction_files import PredictionFolder
 from networks import build_network, load_network
 from predict import USER_ERRORS, main
 from utils.command_line import run_script as end_of
 from utils.page import Scale
 from utils.point_cloud import back_project, camera_matrix
+from utils.progress import progress
+from utils.threads import in_order
 from utils.video import VideoWriter, coloured
 
 SIZE = (32, 96)  # (height, width) of the network
@@ -222,6 +225,17 @@ def test_evaluation_finds_depth_and_uncertainty_by_the_pictures_id(predicted):
     assert np.array_equal(unsure, arrays["log_uncertainty"])
 
 
+def test_a_picture_may_have_any_name_and_only_its_own_must_be_there_once(tmp_path):
+    for number, name in enumerate(["length.png", "x_cmap.png", "1/other.png", "2/other.png"]):
+        save(tmp_path / name, np.full((4, 6), 256 * (number + 1), np.uint16))
+    stored = PredictionFolder(tmp_path, units_per_metre=256.0)
+    assert stored.check_complete(["length.jpg"]) == ["other.png", "x_cmap.png"]
+    assert (stored.depth("length.jpg", (4, 6)) == 1).all()
+    for ask in (lambda: stored.check_complete(["other.jpg"]), lambda: stored.is_window("other")):
+        with pytest.raises(DataError, match=r"2/other\.png and .*1/other\.png: two predictions"):
+            ask()
+
+
 def test_indoors_a_metre_has_a_thousand_units_and_uncertainty_may_be_missing(shots, tmp_path):
     indoor = write_checkpoint(tmp_path / "indoor.pt", max_depth=10.0, uncertainty=False)
     predict(indoor, shots / "wide.png", tmp_path / "out", "--npz")
@@ -319,6 +333,12 @@ def test_a_stopped_run_goes_on_and_does_nothing_twice(checkpoint, film, tmp_path
 def test_only_the_film_if_no_frames_are_wanted(checkpoint, film, tmp_path):
     predict(checkpoint, film[0] / "drive.mkv", tmp_path / "out", "--no-frames")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["drive_depth.mp4"]
+    words = ("--no-frames", "--skip-existing")
+    said = predict(checkpoint, film[0] / "drive.mkv", tmp_path / "out", *words)[0]
+    assert "is there already" in said and "0 pictures predicted" in said
+    (tmp_path / "out" / "drive_depth.mp4").unlink()
+    said = predict(checkpoint, film[0] / "drive.mkv", tmp_path / "out", *words)[0]
+    assert "7 pictures predicted" in said and (tmp_path / "out" / "drive_depth.mp4").is_file()
 
 
 def test_damaged_pictures_can_be_skipped_and_are_counted(checkpoint, shots, tmp_path):
@@ -402,6 +422,10 @@ def test_damaged_videos_are_refused_by_name_and_cut_ones_are_noticed(checkpoint,
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     said = predict(checkpoint, tmp_path / "cut.mkv", tmp_path / "out")[0]
     assert "announces 7 frames" in said and "it may be cut" in said
+    (tmp_path / "head.mkv").write_bytes(whole[:1000])
+    words = ("--on-bad-input", "skip")
+    error = refused(checkpoint, tmp_path / "head.mkv", tmp_path / "none", *words)
+    assert "none of the 1 inputs could be read" in error
 
 
 def test_a_phones_video_is_turned_upright(tmp_path):
@@ -437,6 +461,27 @@ def test_jobs_end_in_order_are_bounded_and_say_what_went_wrong():
     with pytest.raises(DataError, match="number 20"):
         list(results)
     assert max(started) <= 25
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_and_leaves_nothing_unfinished(
+    checkpoint, shots, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "uncertainty").write_text("in the way of the folder")
+    assert "uncertainty" in refused(checkpoint, shots / "wide.png", tmp_path / "out")
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_a_log_file_gets_lines_of_how_far_it_is(capsys):
+    with redirect_stderr(io.StringIO()):
+        slow = (time.sleep(0.3) for _ in range(2))
+        assert list(progress(slow, 2, unit="picture", every_s=0)) == [None, None]
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("1/2 pictures, ") and lines[1].endswith("/s, 0 s left")
+        assert list(progress("ab", None, unit="frame", every_s=0)) == ["a", "b"]
+        assert capsys.readouterr().out.splitlines()[1].startswith("2 frames, ")
+        assert list(progress("ab", 2, unit="frame")) == ["a", "b"]
+        assert not capsys.readouterr().out
 
 
 def test_the_camera_is_where_its_fields_say():

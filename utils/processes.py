@@ -42,8 +42,8 @@ def start_process(device: str) -> Process:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "run.device=cuda, but PyTorch sees no CUDA device. Driver too old for this build, no "
-            "GPU, or a CPU build; run.device=auto takes the CPU then"
+            "cuda was asked for, but PyTorch sees no CUDA device. Driver too old for this build, "
+            "no GPU, or a CPU build; 'auto' instead of 'cuda' takes the CPU then"
         )
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
