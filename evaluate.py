@@ -31,19 +31,19 @@ from datasets.prediction_files import png_names, write_depth_png, write_descript
 from datasets.protocol import EvalProtocol
 from datasets.splits import evenly, frame_ids_at
 from datasets.views import nearest_resize
-from evaluation_details import Details
+from evaluation_details import Details, Scores, matrix, printed_table
 from evaluation_report import write_metrics, write_panels, write_plots, write_report, write_tables
 from frames import Stream, official_list, open_frames, test_frames
 from networks import NetworkError
 from predictions import Prediction, ground_truth_kinds
-from subject import Subject, fitted_scale, open_subject
+from subject import Subject, fitted_scale, open_subject, scale_in
 from utils.checkpoint import CheckpointError
 from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError
 from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
 from utils.kitti_devkit import devkit_errors
 from utils.ledger import append_to_ledger
-from utils.metrics import DepthMetrics, MetricsError, table
+from utils.metrics import DepthMetrics, MetricsError
 from utils.processes import DeviceError, DisagreementError
 
 USER_ERRORS = (
@@ -51,8 +51,6 @@ USER_ERRORS = (
     MetricsError,
 )  # fmt: skip
 NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
-
-Scores = dict[tuple[str, str, bool], DepthMetrics]  # (ground truth, protocol, median-scaled)
 
 
 @torch.inference_mode()
@@ -161,63 +159,6 @@ def fitting_protocols(subject: Subject, opened: Stream) -> list[EvalProtocol]:
     return fitting
 
 
-def matrix(
-    scores: Scores, protocols: Sequence[EvalProtocol], kinds: Sequence[str]
-) -> dict[str, Any]:
-    """The mean metrics in the shape of metrics.json.
-
-    "protocols", "median_scaled" and, on KITTI, "kitti_server" are on the dataset's own ground
-    truth; "other_ground_truth" has the first two again for each other kind that scores a pixel.
-    """
-
-    def rows(kind: str, scaled: bool) -> dict[str, dict[str, float]]:
-        chosen = {p.name: scores[kind, p.name, scaled] for p in protocols if not p.devkit}
-        return {name: s.mean() for name, s in chosen.items() if s.rows or kind == kinds[0]}
-
-    result: dict[str, Any] = {
-        "protocols": rows(kinds[0], False),
-        "median_scaled": rows(kinds[0], True),
-        "other_ground_truth": {
-            kind: {"protocols": rows(kind, False), "median_scaled": rows(kind, True)}
-            for kind in kinds[1:]
-        },
-        "protocol_definitions": {p.name: p.described() for p in protocols},
-    }
-    devkit = {p.name: scores[kinds[0], p.name, False].mean() for p in protocols if p.devkit}
-    return result | devkit
-
-
-def printed_table(result: dict[str, Any]) -> str:
-    """Every row of the matrix, and the floors, as text."""
-    rows = dict(result["protocols"])
-    rows |= {f"{name}, median-scaled": row for name, row in result["median_scaled"].items()}
-    for kind, other in result["other_ground_truth"].items():
-        rows |= {f"{name} ({kind})": row for name, row in other["protocols"].items()}
-        rows |= {
-            f"{name} ({kind}), median-scaled": row for name, row in other["median_scaled"].items()
-        }
-    rows |= {f"floor: {name}": row for name, row in result.get("floors", {}).items()}
-    lines = [table(rows)]
-    if "kitti_server" in result:
-        numbers = result["kitti_server"].items()
-        lines.append("kitti_server  " + "  ".join(f"{name} {value:.4f}" for name, value in numbers))
-    if result["uncertainty"]:
-        report = result["uncertainty"]
-        for name, row in {"predicted": report, **report.get("floors", {})}.items():
-            lines.append(
-                f"uncertainty: {name:<15}" + "  ".join(
-                    f"{key} {row[key]:.4f}"
-                    for key in ("ause_abs_rel", "ause_rmse", "ause_d1", "spearman", "auroc_d1")
-                    if row[key] is not None
-                )
-            )  # fmt: skip
-        for name in ("calibration", "recalibrated"):
-            if report[name]:
-                words = "  ".join(f"{k} {report[name][k]:.4f}" for k in ("scale_m", "nll", "ece"))
-                lines.append(f"{name}: {words}")
-    return "\n".join(lines)
-
-
 def export_kitti_server(subject: Subject, images: Path, out: Path) -> None:
     """Write <out>/kitti_server.zip from the benchmark's 500 pictures."""
     dataset = server_images(images)
@@ -258,6 +199,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    known_scale = args.calibration and (scale_in(args.calibration), str(args.calibration))
     subject = open_subject(args)
     cfg, process = subject.cfg, subject.process
     if args.export:
@@ -289,8 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
         subject.predict(dataset, share), names, protocols=protocols, kinds=kinds, on_prediction=look
     )
     details.reduce_over_ranks()
-    scale, fitted_on = fitted_scale(
-        subject, details.calibration, args.calibration, is_test=bool(looked_at)
+    scale, fitted_on = known_scale or fitted_scale(
+        subject, details.calibration, is_test=bool(looked_at)
     )
     if not process.is_main:
         return 0

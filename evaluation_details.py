@@ -1,8 +1,8 @@
-"""What evaluation looks at beside the nine metrics: error by depth range, and the uncertainty."""
+"""What evaluation finds, as numbers: the protocol matrix, error by depth range, uncertainty."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,15 @@ from datasets.protocol import EvalProtocol, depth_ranges
 from datasets.views import to_tensor
 from predictions import Prediction
 from utils.calibration import CalibrationSums
-from utils.metrics import DepthMetrics
+from utils.metrics import DepthMetrics, table
 from utils.uncertainty import UncertaintyMetrics, gradient_uncertainty
+
+Scores = dict[tuple[str, str, bool], DepthMetrics]  # (ground truth, protocol, median-scaled)
+SHOWN_OF_UNCERTAINTY = (
+    "ause_abs_rel", "aurg_abs_rel", "ause_rmse", "aurg_rmse", "ause_d1", "aurg_d1", "spearman",
+    "auroc_d1",
+)  # fmt: skip
+SHOWN_OF_CALIBRATION = ("scale_m", "nll", "ece", "ence", "sharpness_m")
 
 
 class Details:
@@ -56,7 +63,9 @@ class Details:
         for kind, metrics in self.uncertainty.items():
             unsure = self._uncertainty(kind, one)
             metrics.update(name=one.frame_id, **scored, valid_mask=mask, log_uncertainty=unsure)
-        self.calibration.update(**scored, valid_mask=mask, log_uncertainty=one.log_uncertainty)
+        self.calibration.update(
+            name=one.frame_id, **scored, valid_mask=mask, log_uncertainty=one.log_uncertainty
+        )
 
     def _uncertainty(self, kind: str, one: Prediction) -> Any:
         if kind == "predicted":
@@ -119,7 +128,66 @@ def calibration_of(
         if one.log_uncertainty is None:
             return None
         sums.update(
-            prediction=one.depth, depth=one.ground_truth, log_uncertainty=one.log_uncertainty,
-            valid_mask=protocol.valid_mask(one.ground_truth),
+            name=one.frame_id, prediction=one.depth, depth=one.ground_truth,
+            log_uncertainty=one.log_uncertainty, valid_mask=protocol.valid_mask(one.ground_truth),
         )  # fmt: skip
     return sums
+
+
+def matrix(
+    scores: Scores, protocols: Sequence[EvalProtocol], kinds: Sequence[str]
+) -> dict[str, Any]:
+    """The mean metrics in the shape of metrics.json.
+
+    "protocols", "median_scaled" and, on KITTI, "kitti_server" are on the dataset's own ground
+    truth; "other_ground_truth" has the first two again for each other kind that scores a pixel.
+    """
+
+    def rows(kind: str, scaled: bool) -> dict[str, dict[str, float]]:
+        chosen = {p.name: scores[kind, p.name, scaled] for p in protocols if not p.devkit}
+        return {name: s.mean() for name, s in chosen.items() if s.rows or kind == kinds[0]}
+
+    result: dict[str, Any] = {
+        "protocols": rows(kinds[0], False),
+        "median_scaled": rows(kinds[0], True),
+        "other_ground_truth": {
+            kind: {"protocols": rows(kind, False), "median_scaled": rows(kind, True)}
+            for kind in kinds[1:]
+        },
+        "protocol_definitions": {p.name: p.described() for p in protocols},
+    }
+    devkit = {p.name: scores[kinds[0], p.name, False].mean() for p in protocols if p.devkit}
+    return result | devkit
+
+
+def printed_table(result: Mapping[str, Any]) -> str:
+    """Every row of the matrix, and the floors, as text."""
+    rows: dict[str, dict[str, float]] = {}
+    both = {"": result, **{f" ({k})": other for k, other in result["other_ground_truth"].items()}}
+    for kind, numbers in both.items():
+        for key, words in (("protocols", ""), ("median_scaled", ", median-scaled")):
+            rows |= {f"{name}{kind}{words}": row for name, row in numbers[key].items()}
+    rows |= {f"floor: {name}": row for name, row in result.get("floors", {}).items()}
+    lines = [table(rows)]
+    if "kitti_server" in result:
+        lines.append(f"kitti_server: {_line(result['kitti_server'])}")
+    report = result["uncertainty"]
+    if report:
+        for name, row in {"predicted": report, **report.get("floors", {})}.items():
+            shown = {key: row[key] for key in SHOWN_OF_UNCERTAINTY}
+            lines.append(f"uncertainty, {name}: {_line(shown)}")
+        for name in ("calibration", "recalibrated"):
+            if report[name]:
+                shown = {key: report[name][key] for key in SHOWN_OF_CALIBRATION}
+                fitted_on = report[name].get("fitted_on")
+                words = f"  (scale fitted on {fitted_on})" if fitted_on else ""
+                lines.append(f"{name}: {_line(shown)}{words}")
+    return "\n".join(lines)
+
+
+def _line(numbers: Mapping[str, float | None]) -> str:
+    return "  ".join(
+        f"{name} {'-' if value is None else f'{value:.4f}'}"
+        for name, value in numbers.items()
+        if not name.startswith("num_")
+    )

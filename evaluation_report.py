@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets import DataError
 from datasets.splits import evenly
-from evaluation_details import Details
+from evaluation_details import SHOWN_OF_CALIBRATION, SHOWN_OF_UNCERTAINTY, Details
 from predictions import Predict, Prediction
 from utils.metrics import METRIC_NAMES, DepthMetrics
 from utils.plots import coverage_plot, range_plot, sparsification_plot
@@ -21,11 +21,6 @@ from utils.report import html_page, html_pairs, html_picture, html_table
 from utils.visualize import panel
 
 NUM_GALLERY = 3  # frames each of the best, the middle and the worst
-SHOWN_OF_UNCERTAINTY = (
-    "ause_abs_rel", "aurg_abs_rel", "ause_rmse", "aurg_rmse", "ause_d1", "aurg_d1", "spearman",
-    "auroc_d1",
-)  # fmt: skip
-SHOWN_OF_CALIBRATION = ("scale_m", "nll", "ece", "ence", "sharpness_m")
 
 
 def write_tables(out: Path, scores: DepthMetrics, details: Details, dataset: Any) -> None:
@@ -162,9 +157,9 @@ def write_report(
     sections = [("What was evaluated", html_pairs(facts))]
     sections += _score_sections(result)
     sections.append(
-        ("Error by depth range", html_table(
+        ("Error by depth range in metres", html_table(
             result["ranges"], columns=("abs_rel", "rmse", "d1", "num_images"))
-         + html_picture(plots["ranges"], "AbsRel by ground-truth depth in metres; pixels below"))
+         + html_picture(plots["ranges"], "Means over images", width_px=560))
     )  # fmt: skip
     if result["uncertainty"]:
         sections.append(("Uncertainty", _uncertainty_section(result["uncertainty"], plots)))
@@ -208,13 +203,15 @@ def _uncertainty_section(report: Mapping[str, Any], plots: Mapping[str, Image.Im
     ranking = {"predicted": report, **report.get("floors", {})}
     calibration = {"as trained": report["calibration"]}
     if report["recalibrated"]:
-        words = f"scale fitted on {report['recalibrated']['fitted_on']}"
+        words = f"recalibrated; scale fitted on {report['recalibrated']['fitted_on']}"
         calibration[words] = report["recalibrated"]
     return (
         html_table(ranking, columns=SHOWN_OF_UNCERTAINTY)
         + html_picture(plots["sparsification"], "Error of what remains; means over images")
         + html_table(calibration, columns=SHOWN_OF_CALIBRATION)
-        + html_picture(plots["coverage"], "Central intervals of the Laplace likelihood")
+        + html_picture(
+            plots["coverage"], "Central intervals of the Laplace likelihood", width_px=420
+        )
     )
 
 

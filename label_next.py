@@ -16,13 +16,14 @@ import csv
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from dotmap import DotMap
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets import DataError
@@ -33,54 +34,42 @@ from datasets.views import evaluation_image
 from evaluate import USER_ERRORS
 from frames import Stream, open_frames, test_frames
 from networks import DepthNetwork, DepthOutput, NetworkError, checkpoint_file, load_network
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import CheckpointError, load_checkpoint
 from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError, saved_config
 from utils.processes import start_process
 from utils.selection import DEFAULT_MIN_GAP, scene_positions, select_frames
 
+Score = Callable[[DepthOutput], Tensor]  # (B,) larger = label it sooner
 
-class Pictures(Dataset):
-    """Place in `indices` -> picture as the network wants it, (3, H, W); depth stays unread."""
 
-    def __init__(self, dataset: Any, indices: Sequence[int], image_size: tuple[int, int]):
-        self.dataset, self.indices, self.image_size = dataset, indices, image_size
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> Tensor:
-        return evaluation_image(self.dataset.frame(self.indices[place]), self.image_size)
+def pictures(indices: Sequence[int], dataset: Any, image_size: tuple[int, int]) -> Tensor:
+    """These frames as the network wants them, (B, 3, H, W); depth stays unread."""
+    return torch.stack([evaluation_image(dataset.frame(i), image_size) for i in indices])
 
 
 @torch.inference_mode()
 def score_frames(
-    network: DepthNetwork,
-    stream: Stream,
-    *,
-    score: Callable[[DepthOutput], Tensor],
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
+    network: DepthNetwork, stream: Stream, cfg: DotMap, *, score: Score, device: torch.device
 ) -> list[float]:
     """`score` of each frame of `stream`, with progress and the time left on stderr.
 
     Raises NetworkError if one is NaN or infinite, DataError on a damaged picture.
     """
     dataset, indices = stream
-    pictures = Pictures(dataset, indices, network.image_size)
+    images = DataLoader(
+        list(indices), batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers,
+        collate_fn=partial(pictures, dataset=dataset, image_size=network.image_size),
+    )  # fmt: skip
     scores: list[float] = []
     with tqdm(total=len(indices), unit="frame") as progress:
-        for image in DataLoader(pictures, batch_size=batch_size, num_workers=num_workers):
-            values = score(network(image.to(device)))
-            for value in values.tolist():
+        for image in images:
+            for value in score(network(image.to(device))).tolist():
                 if not math.isfinite(value):
                     name = dataset.frame_ids[indices[len(scores)]]
-                    raise NetworkError(
-                        f"the network predicts NaN for frame {name!r}; is it broken?"
-                    )
+                    raise NetworkError(f"the network predicts NaN for {name!r}; is it broken?")
                 scores.append(value)
-            progress.update(len(values))
+            progress.update(len(image))
     return scores
 
 
@@ -135,12 +124,11 @@ def open_streams(cfg: DotMap, *, keep_labeled: bool) -> tuple[Stream, Stream, St
     Raises DataError, also if the labelled frames are to be kept in a list that cannot name them.
     """
     cfg.unlabeled.list_sha256 = None  # the pool may have grown since the run
+    budgets = {"unlabeled": "frames", "labeled": cfg.labeled.budget, "validation": None}
     pool, labeled, validation = (
         open_frames(cfg[name], seed=cfg.run.seed, budget=budget, roles=("image",))
-        for name, budget in (
-            ("unlabeled", "frames"), ("labeled", cfg.labeled.budget), ("validation", None)
-        )
-    )  # fmt: skip
+        for name, budget in budgets.items()
+    )
     one_list = same_place(pool[0], labeled[0]) and cfg.unlabeled.variant == cfg.labeled.variant
     if keep_labeled and not one_list:
         raise DataError(
@@ -149,6 +137,19 @@ def open_streams(cfg: DotMap, *, keep_labeled: bool) -> tuple[Stream, Stream, St
             f"{pool[0].root}; leave it out"
         )
     return pool, labeled, validation
+
+
+def read_config(args: argparse.Namespace, file: Path) -> DotMap:
+    """The configuration that the run of checkpoint `file` was trained with, args' words on top."""
+    if file.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{args.ckpt}: has the network but not the run's configuration, which names the frames "
+            "to rank; give the run folder or its .pt checkpoint"
+        )
+    # other frames than those of the run may be asked for; their lists are not insisted on then
+    said = {word.split(".")[0] for word in args.overrides}
+    asked = [f"{name}.list_sha256=null" for name in ("labeled", "validation") if name in said]
+    return saved_config(load_checkpoint(file)["config"], asked + args.overrides, place=str(file))
 
 
 def check_request(args: argparse.Namespace, cfg: DotMap, network: DepthNetwork) -> None:
@@ -200,13 +201,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     file = checkpoint_file(args.ckpt)
-    # other frames than those of the run may be asked for; their lists are not insisted on then
-    asked = [
-        f"{name}.list_sha256=null"
-        for name in ("labeled", "validation")
-        if any(word.startswith(f"{name}.") for word in args.overrides)
-    ]
-    cfg = saved_config(load_checkpoint(file)["config"], asked + args.overrides, place=str(file))
+    cfg = read_config(args, file)
     process = start_process(cfg.run.device)
     network = load_network(file, device=process.device)
     check_request(args, cfg, network)
@@ -224,11 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"--num-frames {args.num_frames}, but {len(ranked)} frames of the pool can be chosen "
             f"(left out: {left_out}); choose 1 to {len(ranked)}, or name a larger unlabeled.split"
         )
-    scores = score_frames(
-        network, (dataset, ranked), device=process.device, num_workers=cfg.train.num_workers,
-        score=relative_score if args.score == "relative" else absolute_score,
-        batch_size=cfg.evaluation.batch_size,
-    )  # fmt: skip
+    score = relative_score if args.score == "relative" else absolute_score
+    scores = score_frames(network, (dataset, ranked), cfg, score=score, device=process.device)
     chosen = choose(dataset, parts, scores, args.num_frames, args.min_gap)
     line = lines_of(dataset, cfg.unlabeled.split)
     lines = [line(index) for index, _ in chosen]

@@ -155,18 +155,16 @@ def _of_files(args: Namespace, words: list[str]) -> Subject:
 
 
 def fitted_scale(
-    subject: Subject, sums: CalibrationSums | None, calibration: Path | None, *, is_test: bool
+    subject: Subject, sums: CalibrationSums | None, *, is_test: bool
 ) -> tuple[float | None, str | None]:
     """Scale in metres of exp(u), fitted on validation frames only, and on which.
 
-    From the metrics.json `calibration` if that is given. Else on the very frames that were scored,
-    if they are the validation frames (or, for PNGs, no test frames); else by a pass over the
-    validation frames of the run. Nothing where there are none, or without uncertainty.
+    Fitted on the very frames that were scored, if they are the validation frames (or, for PNGs, no
+    test frames); else by a pass over the validation frames of the run. Nothing where there are
+    none, or without uncertainty.
     """
     if sums is None:
         return None, None
-    if calibration is not None:
-        return _scale_in(calibration), str(calibration)
     own = subject.validation
     asked_for = subject.cfg.validation.list_sha256
     if (own is None and not is_test) or (own is not None and own.list_sha256 == asked_for):
@@ -174,14 +172,19 @@ def fitted_scale(
     if own is None:
         print("no scale was fitted: name validation frames' metrics.json with --calibration")
         return None, None
-    dataset, indices = open_frames(own, seed=subject.cfg.run.seed, budget=None)
+    try:
+        dataset, indices = open_frames(own, seed=subject.cfg.run.seed, budget=None)
+    except DataError as error:
+        print(f"no scale was fitted, the run's validation frames cannot be opened: {error}")
+        return None, None
     share = indices[subject.process.rank :: subject.process.world_size]
     protocol = dataset.protocols(subject.max_depth)[0]
     fitted = calibration_of(subject.predict(dataset, share), protocol)
     return fitted.reduce_over_ranks().fitted_scale(), f"{len(indices)} validation frames of the run"
 
 
-def _scale_in(path: Path) -> float:
+def scale_in(path: Path) -> float:
+    """Scale in metres that an evaluation on validation frames fitted. DataError without one."""
     try:
         return float(json.loads(path.read_text())["uncertainty"]["recalibrated"]["scale_m"])
     except (OSError, ValueError, KeyError, TypeError) as error:

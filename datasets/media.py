@@ -82,7 +82,8 @@ def read_picture(path: Path) -> Image.Image:
     if picture.mode in DEEP_MODES:
         raise DataError(
             f"{path}: has one channel of more than 8 bits (mode {picture.mode!r}), so it is a "
-            "depth map or a raw image, not a photograph; choose its black and white and save 8 bits"
+            "depth map or a raw image, not a photograph; name the pictures alone by a glob "
+            "pattern, or save it as 8 bits"
         )
     try:
         return ImageOps.exif_transpose(picture).convert("RGB")

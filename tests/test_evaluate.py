@@ -92,7 +92,8 @@ def test_two_processes_give_the_numbers_of_one_and_every_frame_once(run, tmp_pat
 def test_the_report_is_one_file_with_tables_plots_and_panels(run, tmp_path):
     main(["--ckpt", str(run), "--out", str(tmp_path)])
     text = (tmp_path / "report.html").read_text()
-    for words in ("Metric depth", "On other ground truth: velodyne_raw", "Error by depth range",
+    for words in ("Metric depth", "On other ground truth: velodyne_raw",
+                  "Error by depth range in metres",
                   "Uncertainty", "Worst by AbsRel", "What the protocols are"):  # fmt: skip
         assert f"<h2>{words}</h2>" in text
     assert f"{metrics_of(tmp_path)['protocols']['plain']['abs_rel']:.4f}" in text
@@ -225,19 +226,25 @@ def test_a_network_without_uncertainty_is_evaluated_without(run, streets, tmp_pa
     assert not (tmp_path / "out" / "sparsification.png").exists()
 
 
-def test_bad_usage_is_one_line(run, tmp_path):
-    (tmp_path / "empty").mkdir()
+def test_bad_usage_is_one_line(run, tmp_path, capsys):
     for words, message in (
-        (["--predictions", str(tmp_path / "empty"), "--conf", "conf/base_train_kitti.yaml",
-          f"validation.root={tmp_path}", "--split", "nowhere"], "nowhere"),
-        (["--predictions", str(tmp_path / "empty")], "--predictions needs --conf"),
+        (["--predictions", str(tmp_path)], "--predictions needs --conf"),
         (["--ckpt", str(run), "--export", "kitti-server"], "needs --ckpt and --images"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+    conf = ["--conf", "conf/base_train_kitti.yaml"]
+    for words, message in (
+        (["--predictions", str(tmp_path / "nowhere"), *conf, "validation.split=test",
+          f"validation.root={tmp_path}"], "is empty: no frame"),
         (["--ckpt", str(run), "--calibration", str(run / "config.yaml"), "--out",
           str(tmp_path / "out")], "no recalibrated scale in it"),
-        (["--ckpt", str(run / "metrics.jsonl"), "--conf", "conf/base_train.yaml"], "metrics.jsonl"),
     ):  # fmt: skip
-        result = run_script("evaluate.py", *words, code=2)
-        assert message in result.stderr and "Traceback" not in result.stderr
+        with pytest.raises(USER_ERRORS, match=message):
+            main(words)
+    result = run_script("evaluate.py", "--ckpt", str(run / "metrics.jsonl"), *conf, code=2)
+    assert len(result.stderr.splitlines()) == 1 and "metrics.jsonl" in result.stderr
 
 
 def test_an_incomplete_test_set_is_refused_under_its_public_name(run, tmp_path):

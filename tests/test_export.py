@@ -15,34 +15,39 @@ import torch
 import yaml
 from conftest import HOUSE, TINY, run_script
 
-from export import ExportError, check_parity, main, onnx_model, whole_file
+import evaluate
+import train
+from export import USER_ERRORS, main, whole_file
+from export_onnx import DepthOutputs, ExportError, check_parity, example_and_axes, output_names
 from networks import NetworkError, build_network, load_network
-from networks.hub import HubDepthNetwork, model_card, read_exported
+from networks.hub import HubDepthNetwork, read_exported
+from networks.model_card import model_card
+from utils import command_line
 from utils.checkpoint import CheckpointError, file_sha256
-
-IMAGE_SIZES = [(1, (32, 96)), (3, (32, 96)), (2, (64, 48)), (1, (16, 16)), (2, (80, 208))]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, streets) -> Path:
-    """The folder of a tiny finished run. Tests that evaluate it work on a copy."""
+    """The folder of a tiny finished run; tests that evaluate it work on a copy. Its network keeps
+    the class token: its graph has then all that it has without, and more."""
     base = tmp_path_factory.mktemp("trained")
     roots = [f"{stream}.root={streets}" for stream in ("labeled", "validation")]
-    run_script("train.py", *TINY, *roots, f"run.folder={base}", "run.name=run", "train.num_steps=2")
+    changes = ["train.num_steps=2", "network.prefix_tokens=per_group", "run.name=run"]
+    assert train.main([*TINY, *roots, *changes, f"run.folder={base}"]) == 0
     return base / "run"
+
+
+def words(source: Path, form: str, out: Path) -> list[str]:
+    return ["--ckpt", str(source), "--format", form, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
 def exported(run) -> dict[str, Path]:
     """The run in all three formats; ONNX by the script as users call it."""
     files = {form: run.parent / f"depth.{form}" for form in ("onnx", "safetensors", "hub")}
-    for form, out in files.items():
-        words = ["--ckpt", str(run), "--format", form, "--out", str(out)]
-        if form == "onnx":
-            told = run_script("export.py", *words).stdout
-            assert "parity with PyTorch on 1 x 48 x 48" in told and f"written to {out}" in told
-        else:
-            assert main(words) == 0
+    told = run_script("export.py", *words(run, "onnx", files["onnx"])).stdout
+    assert "parity with PyTorch on 1 x 48 x 48" in told and f"written to {files['onnx']}" in told
+    assert all(main(words(run, form, files[form])) == 0 for form in ("safetensors", "hub"))
     return files
 
 
@@ -58,36 +63,21 @@ def same_outputs(one, two, size=(48, 64)) -> bool:
     return not one.training and not two.training and all(torch.equal(a, b) for a, b in pairs)
 
 
-def without_antialiasing(file: Path) -> onnx.ModelProto:
-    """The graph with the position embedding resampled in another, plausible way."""
-    model = onnx.load(file)
-    switches = [
-        attribute
-        for node in model.graph.node
-        if node.op_type == "Resize"
-        for attribute in node.attribute
-        if attribute.name == "antialias" and attribute.i
-    ]
-    assert len(switches) == 1
-    switches[0].i = 0
-    return model
-
-
-@pytest.mark.parametrize(("batch", "size"), IMAGE_SIZES)
-def test_onnx_computes_what_the_network_does_at_any_batch_and_size(run, exported, batch, size):
-    image = torch.rand(batch, 3, *size)
+@pytest.mark.parametrize("bhw", [(1, 32, 96), (3, 32, 96), (2, 64, 48), (1, 16, 16), (2, 80, 208)])
+def test_onnx_computes_what_the_network_does_at_any_batch_and_size(run, exported, bhw):
+    image = torch.rand(bhw[0], 3, *bhw[1:])
     with torch.inference_mode():
         expected = load_network(run)(image)
     depth, log_uncertainty = outputs_of_onnx(exported["onnx"], image)
-    assert depth.shape == log_uncertainty.shape == (batch, 1, *size)
+    assert depth.shape == log_uncertainty.shape == (bhw[0], 1, *bhw[1:])
     np.testing.assert_allclose(depth, expected.depth, atol=80 * 5e-6, rtol=0)
     np.testing.assert_allclose(log_uncertainty, expected.log_uncertainty, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(40, 96), (32, 100)])
-def test_onnx_refuses_a_size_that_the_patch_does_not_divide(exported, size):
-    with pytest.raises(Exception, match="cannot be reshaped"):
-        outputs_of_onnx(exported["onnx"], torch.rand(1, 3, *size))
+def test_onnx_refuses_a_size_that_the_patch_does_not_divide(exported):
+    for size in ((40, 96), (32, 100)):
+        with pytest.raises(Exception, match="cannot be reshaped"):
+            outputs_of_onnx(exported["onnx"], torch.rand(1, 3, *size))
 
 
 def test_onnx_says_what_it_is_and_nothing_of_the_machine(run, exported):
@@ -101,36 +91,38 @@ def test_onnx_says_what_it_is_and_nothing_of_the_machine(run, exported):
     assert str(HOUSE).encode() not in exported["onnx"].read_bytes()
 
 
-def test_a_graph_that_resamples_positions_otherwise_fails_and_leaves_nothing(
-    run, exported, tmp_path, capsys
-):
+def test_a_graph_that_differs_fails_and_leaves_nothing(run, exported, tmp_path, capsys):
     network = load_network(run)
     check_parity(exported["onnx"], network)
-    out = tmp_path / "depth.onnx"
+    otherwise = onnx.load(exported["onnx"])  # positions resampled in another, plausible way
+    resizes = (node.attribute for node in otherwise.graph.node if node.op_type == "Resize")
+    (switch,) = (x for attributes in resizes for x in attributes if x.name == "antialias" and x.i)
+    switch.i = 0
+    refused = pytest.raises(ExportError, match=r"48 x 48.*nothing was written")
     for before in (None, b"earlier"):
         if before:
-            out.write_bytes(before)
-        with (
-            pytest.raises(ExportError, match=r"48 x 48.*nothing was written"),
-            whole_file(out) as file,
-        ):
-            onnx.save(without_antialiasing(exported["onnx"]), file)
+            (tmp_path / "depth.onnx").write_bytes(before)
+        with refused, whole_file(tmp_path / "depth.onnx") as file:
+            onnx.save(otherwise, file)
             check_parity(file, network)
         assert [f.read_bytes() for f in tmp_path.iterdir()] == [before] * bool(before)
     own_sizes = [line for line in capsys.readouterr().out.splitlines() if "x 32 x 96" in line]
     assert len(own_sizes) == 6  # 1 and 3 images at the network's own size do not show it
 
 
-@pytest.mark.slow
-def test_prefix_tokens_other_patches_and_no_uncertainty_are_exported_too(tmp_path):
+def test_registers_other_patches_and_no_uncertainty_are_traced_as_the_network_computes_them():
     network = build_network(
-        encoder="vit_small_patch14_reg4_dinov2", image_size=(28, 42), max_depth=10.0,
+        encoder="vit_small_patch14_reg4_dinov2", image_size=(14, 42), max_depth=10.0,
         taps=(0, 1, 2, 3), decoder_channels=8, uncertainty=False, prefix_tokens="per_group",
     ).eval()  # fmt: skip
-    model = onnx_model(network)
-    assert [output.name for output in model.graph.output] == ["depth"]
-    onnx.save(model, tmp_path / "depth.onnx")
-    check_parity(tmp_path / "depth.onnx", network)
+    image, axes = example_and_axes(network)
+    assert image.shape == (2, 3, 28, 42)  # an axis of one patch would become a constant
+    assert sorted(axes) == [0, 2, 3] and [axes[axis].fn(5) for axis in (2, 3)] == [70, 70]
+    with torch.inference_mode():
+        outputs = dict(zip(output_names(network), DepthOutputs(network)(image), strict=True))
+        assert list(outputs) == ["depth"] and torch.equal(outputs["depth"], network(image).depth)
+    with pytest.raises(RuntimeError, match="unflatten"):
+        DepthOutputs(network)(torch.rand(1, 3, 28, 48))  # 48 is a multiple of 16
 
 
 def test_safetensors_comes_back_bit_for_bit(run, exported):
@@ -144,13 +136,8 @@ def test_safetensors_comes_back_bit_for_bit(run, exported):
     assert file.stat().st_mode == (run / "config.yaml").stat().st_mode
 
 
-def test_a_hub_folder_comes_back_bit_for_bit_both_ways_without_a_network(
-    run, exported, monkeypatch
-):
-    def refuse(*_):
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+def test_a_hub_folder_comes_back_bit_for_bit_both_ways_offline(run, exported, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", None)  # not to be called
     folder = exported["hub"]
     assert {f.name for f in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     trained = load_network(run)
@@ -174,14 +161,16 @@ def test_hub_weights_that_lack_a_tensor_are_refused_both_ways(exported, tmp_path
         HubDepthNetwork.from_pretrained(folder)
 
 
-def test_an_export_is_exported_on_with_its_origin(exported, tmp_path):
+def test_an_export_is_exported_on_with_its_origin_but_not_onto_itself(exported, tmp_path):
     for source in (exported["hub"], exported["safetensors"]):
         out = tmp_path / f"{source.name}.safetensors"
-        main(["--ckpt", str(source), "--format", "safetensors", "--out", str(out)])
+        main(words(source, "safetensors", out))
         assert read_exported(out) == read_exported(exported["safetensors"])
-    main(["--ckpt", str(exported["safetensors"]), "--format", "hub", "--out", str(tmp_path / "h")])
+    main(words(exported["safetensors"], "hub", tmp_path / "h"))
     card = (tmp_path / "h" / "README.md").read_text()
     assert "Not recorded in the file" in card and "was not evaluated" in card
+    with pytest.raises(ExportError, match="is the folder that is exported"):
+        main(words(exported["hub"], "hub", exported["hub"]))
 
 
 def test_the_card_of_a_checkpoint_that_was_not_evaluated_has_no_score(run, exported):
@@ -190,8 +179,7 @@ def test_the_card_of_a_checkpoint_that_was_not_evaluated_has_no_score(run, expor
     assert front["library_name"] == "maskingdepth" and front["license"] == "mit"
     assert front["pipeline_tag"] == "depth-estimation" and "dpt" in front["tags"]
     assert "This checkpoint was not evaluated." in card and "abs_rel" not in card
-    digest = (run / "checkpoints" / "best.pt.sha256").read_text().split()[0]
-    assert f"checkpoint SHA-256: `{digest}`" in card
+    assert f"checkpoint SHA-256: `{file_sha256(run / 'checkpoints' / 'best.pt')}`" in card
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert f"| labeled | synthetic | train | all | `{config['labeled']['list_sha256']}` |" in card
     assert "unlabeled" not in card  # the section exists in every configuration; nobody read it
@@ -200,28 +188,25 @@ def test_the_card_of_a_checkpoint_that_was_not_evaluated_has_no_score(run, expor
 
 def test_the_card_has_the_scores_of_this_very_checkpoint_and_of_no_other(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    run_script("evaluate.py", "--ckpt", str(folder), "evaluation.num_panels=0")
-    words = ["--ckpt", str(folder), "--format", "hub", "--out", str(tmp_path / "hub")]
+    assert evaluate.main(["--ckpt", str(folder), "evaluation.num_panels=0"]) == 0
+    export = words(folder, "hub", tmp_path / "hub")
     file = folder / "evaluation" / "val" / "metrics.json"
     scores = json.loads(file.read_text())
     (tmp_path / "hub").mkdir()  # an empty folder is nobody's
-    main(words)
+    main(export)
     card = (tmp_path / "hub" / "README.md").read_text()
     row = next(line for line in card.splitlines() if line.startswith("| plain |"))
-    assert f"{scores['protocols']['plain']['abs_rel']:.4f}" in row
-    assert f"{scores['protocols']['plain']['d1']:.4f}" in row
+    assert all(f"{scores['protocols']['plain'][name]:.4f}" in row for name in ("abs_rel", "d1"))
     assert "split val, 4 images" in card and scores["list_sha256"] in card
     assert "| plain, median-scaled |" in card and "was not evaluated" not in card
-
     (tmp_path / "hub" / "notes.txt").write_text("mine")
     file.write_text(json.dumps(scores | {"sha256": "0" * 64}))
-    main(words)  # over the earlier export
+    main(export)  # over the earlier export
     assert "was not evaluated" in (tmp_path / "hub" / "README.md").read_text()
     assert (tmp_path / "hub" / "notes.txt").read_text() == "mine"
-
     file.write_text("{}")
     with pytest.raises(ExportError, match=r"metrics\.json: not what evaluate\.py writes"):
-        main(words)
+        main(export)
 
 
 def test_the_card_names_plain_images_where_they_taught():
@@ -234,12 +219,11 @@ def test_the_card_names_plain_images_where_they_taught():
     assert "the file `vit.pth`" in card and "/home/me" not in card
 
 
-def test_bad_usage_is_one_message_and_exit_code_2(run, tmp_path):
+def test_bad_usage_is_one_message_and_exit_code_2(run, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
-    words = ["--ckpt", str(run), "--format", "hub", "--out", str(tmp_path)]
-    result = run_script("export.py", *words, code=2)
-    assert "has files that are no export" in result.stderr and "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert command_line.run_script(lambda: main(words(run, "hub", tmp_path)), USER_ERRORS) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told == f"ExportError: --out {tmp_path}: has files that are no export; give a new folder"
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -257,21 +241,8 @@ def test_a_target_that_cannot_be_is_refused(run, tmp_path, form, out, message):
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ExportError, match=message):
-        main(["--ckpt", str(run), "--format", form, "--out", str(tmp_path / out)])
+        main(words(run, form, tmp_path / out))
     assert {f.name for f in tmp_path.rglob("*")} == {"folder.onnx", "file"}
-
-
-def test_a_hub_folder_is_not_exported_onto_itself(exported):
-    out = str(exported["hub"])
-    with pytest.raises(ExportError, match="is the folder that is exported"):
-        main(["--ckpt", out, "--format", "hub", "--out", out])
-
-
-def changed_checkpoint(run: Path, folder: Path, **settings) -> Path:
-    state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
-    state["config"]["network"] |= settings
-    torch.save(state, folder / "changed.pt")
-    return folder / "changed.pt"
 
 
 @pytest.mark.parametrize(
@@ -284,9 +255,12 @@ def changed_checkpoint(run: Path, folder: Path, **settings) -> Path:
     ],
 )
 def test_settings_that_no_export_can_express_are_refused(run, tmp_path, settings, message):
-    file = changed_checkpoint(run, tmp_path, **settings)
+    state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    state["config"]["network"] |= settings
+    # most of the bytes, and nobody's here
+    torch.save(state | {"step_module": None, "optimizer": None}, tmp_path / "changed.pt")
     with pytest.raises(NetworkError, match=message):
-        main(["--ckpt", str(file), "--format", "hub", "--out", str(tmp_path / "hub")])
+        main(words(tmp_path / "changed.pt", "hub", tmp_path / "hub"))
     assert not (tmp_path / "hub").exists()
 
 
@@ -310,15 +284,17 @@ def test_files_that_hold_no_network_of_ours_are_refused_in_one_line(exported, tm
         tmp_path / "empty": "neither a checkpoint file nor a run folder",
     }
     for path, message in messages.items():
-        with pytest.raises(NetworkError) as caught:
+        with pytest.raises(NetworkError) as loaded:
             load_network(path)
-        assert message in str(caught.value) and str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
         with pytest.raises((NetworkError, CheckpointError)) as caught:
-            main(["--ckpt", str(path), "--format", "hub", "--out", str(tmp_path / "hub")])
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+            main(words(path, "hub", tmp_path / "hub"))
+        assert message in str(loaded.value)
+        for told in (str(loaded.value), str(caught.value)):
+            assert str(path) in told and "\n" not in told
 
 
-def test_help_shows_how_to_start():
-    shown = run_script("export.py", "--help").stdout
+def test_help_shows_how_to_start(capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    shown = capsys.readouterr().out
     assert all(f"--format {form}" in shown for form in ("onnx", "safetensors", "hub"))

@@ -1,6 +1,7 @@
 """Choosing frames to label: spread over scenes, hard ones first, nothing that is not allowed."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -302,7 +303,16 @@ def test_a_network_without_uncertainty_is_refused_with_the_remedy(trained, tmp_p
         check_request(args, cfg, build_network(**settings))
 
 
-def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path):
-    result = run_script("label_next.py", *request("/nowhere", tmp_path / "next.txt"), code=2)
-    assert "/nowhere: neither a checkpoint file nor a run folder" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_an_export_cannot_name_the_frames_which_is_one_line_and_exit_code_2(tmp_path):
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for file in (tmp_path / "depth.safetensors", hub / "model.safetensors", hub / "config.json"):
+        file.touch()
+    message = "not the run's configuration, .*; give the run folder or its .pt checkpoint"
+    with pytest.raises(USER_ERRORS, match=f"{hub}: .*{message}"):
+        main(request(hub, tmp_path / "next.txt"))
+    with pytest.raises(USER_ERRORS, match="/nowhere: neither a checkpoint file nor a run folder"):
+        main(request("/nowhere", tmp_path / "next.txt"))
+    words = request(tmp_path / "depth.safetensors", tmp_path / "next.txt")
+    told = run_script("label_next.py", *words, code=2).stderr.strip()
+    assert re.fullmatch(rf"CheckpointError: {words[1]}: .*{message}", told)  # . is no line break

@@ -1,10 +1,15 @@
 """What the README tells people to type exists: files, scripts, keys, sub-commands."""
 
 import re
+import shlex
 
 import pytest
 from conftest import HOUSE
 
+import evaluate
+import export
+import label_next
+import predict
 from datasets.prepare import parser
 from utils.config_rules import RULES
 
@@ -33,6 +38,17 @@ def test_the_data_commands_parse():
     assert lines
     for line in lines:
         assert parser().parse_args(line.split("#")[0].split()).run
+
+
+@pytest.mark.parametrize("script", [evaluate, export, label_next, predict])
+def test_the_commands_of_a_finished_network_parse(script):
+    name = script.__name__
+    lines = re.findall(rf"python {name}\.py ([^\n`]*)", BLOCKS)
+    assert lines
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        given = vars(script.parse_arguments([word for word in words if word != "…"]))
+        assert given["ckpt"] or given["predictions"], line
 
 
 def test_the_two_commands_are_those_of_the_installer_and_of_ci():

@@ -26,8 +26,8 @@ import math
 import numpy as np
 from torch import distributed
 
-from utils.metrics import Array, MetricsError
-from utils.uncertainty import scored_pixels
+from .metrics import Array, MetricsError
+from .uncertainty import scored_pixels
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 LOG_RATIO_EDGES = np.linspace(-15.0, 15.0, 3001)  # of ln r; r in metres: 0.3 micrometres to 3e6
@@ -59,25 +59,31 @@ class CalibrationSums:
         self._bins = np.zeros((3, NUM_BINS))
 
     def update(
-        self, *, prediction: Array, depth: Array, valid_mask: Array, log_uncertainty: Array
+        self,
+        *,
+        name: str,
+        prediction: Array,
+        depth: Array,
+        valid_mask: Array,
+        log_uncertainty: Array,
     ) -> None:
         """Add one image; arguments as in `utils.uncertainty.scored_pixels`.
 
         Raises:
-            MetricsError: what is said there, or |u| > LARGEST_LOG. The sums are then as before.
+            MetricsError: what is said there, or |u| > LARGEST_LOG, naming the image. The sums are
+                then as before.
         """
-        p, d, u = scored_pixels(
-            prediction=prediction, depth=depth, valid_mask=valid_mask,
-            log_uncertainty=log_uncertainty, min_depth=self.min_depth, max_depth=self.max_depth,
-        )  # fmt: skip
+        try:
+            p, d, u = scored_pixels(
+                prediction=prediction, depth=depth, valid_mask=valid_mask,
+                log_uncertainty=log_uncertainty, min_depth=self.min_depth, max_depth=self.max_depth,
+            )  # fmt: skip
+            _check_logs(u)
+        except MetricsError as error:
+            raise MetricsError(f"image {name!r}: {error}") from error
         if d.size == 0:
             self.num_skipped += 1
             return
-        if np.abs(u).max() > LARGEST_LOG:
-            raise MetricsError(
-                f"log_uncertainty runs from {u.min():.4g} to {u.max():.4g}; calibration needs the "
-                f"log of a length, within {LARGEST_LOG:g} of 0"
-            )
         error, scale = np.abs(p - d), np.exp(u)
         ratio = error / scale
         self._means += [u.mean(), ratio.mean(), scale.mean()]
@@ -163,3 +169,12 @@ class CalibrationSums:
                 f"no image to calibrate on: {self.num_skipped} images were seen and none has a "
                 "ground-truth pixel inside the depth range and crop of the protocol"
             )
+
+
+def _check_logs(u: np.ndarray) -> None:
+    if u.size and np.abs(u).max() > LARGEST_LOG:
+        raise MetricsError(
+            f"log_uncertainty runs from {u.min():.4g} to {u.max():.4g}; calibration needs the log "
+            f"of a length, within {LARGEST_LOG:g} of 0: save the natural logarithm of the expected "
+            "error"
+        )

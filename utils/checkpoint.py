@@ -74,7 +74,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever damaged bytes lead it to
-        raise CheckpointError(f"{path}: cannot be read safely ({error})") from error
+        told = f"{type(error).__name__}: {error}".splitlines()[0]  # torch's own fills a screen
+        raise CheckpointError(f"{path}: cannot be read safely ({told})") from error
     if not isinstance(state, dict) or sorted(state) != sorted(KEYS):
         raise CheckpointError(f"{path}: not a checkpoint of this project")
     if state["format_version"] != FORMAT_VERSION:

@@ -49,7 +49,7 @@ def depth_errors(
         ValueError: shapes differ, more than one image, a mask that is not bool or that marks
             pixels without ground truth, or NaN in the prediction at a valid pixel.
     """
-    p, d = _valid_pixels(prediction, depth, valid_mask)
+    p, d = valid_pixels(prediction=prediction, depth=depth, valid_mask=valid_mask)
     return bts_errors(p.clip(min_depth, max_depth), d) if d.size else None
 
 
@@ -94,7 +94,7 @@ class DepthMetrics:
     def _update(self, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
         if name in self.rows or name in self.skipped:
             raise MetricsError("scored twice; every image counts exactly once")
-        p, d = _valid_pixels(prediction, depth, valid_mask)
+        p, d = valid_pixels(prediction=prediction, depth=depth, valid_mask=valid_mask)
         if d.size == 0:
             self.skipped.append(name)
             return
@@ -194,10 +194,13 @@ def _median_ratio(p: np.ndarray, d: np.ndarray) -> float:
     return float(np.median(d)) / median
 
 
-def _valid_pixels(
-    prediction: Array, depth: Array, valid_mask: Array
+def valid_pixels(
+    *, prediction: Array, depth: Array, valid_mask: Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and depth at the valid pixels, each (num_valid,) float64, after the checks."""
+    """Prediction and depth at the valid pixels, each (num_valid,) float64 metres, after the checks.
+
+    Arguments as in `depth_errors`; nothing is clipped. Raises MetricsError as said there.
+    """
     shapes = {tuple(array.shape) for array in (prediction, depth, valid_mask)}
     if len(shapes) > 1:
         raise MetricsError(
@@ -208,7 +211,7 @@ def _valid_pixels(
         raise MetricsError(f"one image at a time, got a batch of shape {tuple(depth.shape)}")
     if str(valid_mask.dtype).removeprefix("torch.") != "bool":
         raise MetricsError(f"valid_mask must be bool, got {valid_mask.dtype}")
-    p, d = (_float64(array[valid_mask]) for array in (prediction, depth))
+    p, d = (float64_array(array[valid_mask]) for array in (prediction, depth))
     if not (np.isfinite(d) & (d > 0)).all():
         raise MetricsError("valid_mask marks pixels whose ground truth is zero, negative or NaN")
     if np.isnan(p).any():
@@ -217,7 +220,8 @@ def _valid_pixels(
     return p, d
 
 
-def _float64(values: Array) -> np.ndarray:
+def float64_array(values: Array) -> np.ndarray:
+    """`values` as float64 on the CPU, same shape, whatever their precision and device."""
     if isinstance(values, torch.Tensor):
         # double on the way to the CPU: numpy has no bfloat16, and some accelerators no float64
         return values.detach().cpu().double().numpy()

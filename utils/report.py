@@ -19,7 +19,7 @@ p.sub, figcaption, td.note { color: var(--faint); } p.sub { margin: .2rem 0 1rem
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { font-weight: 600; background: var(--soft); }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, table.facts td { text-align: left; white-space: nowrap; }
 figure { margin: .8rem 0; } img { max-width: 100%; border: 1px solid var(--line); }
 .scroll { overflow-x: auto; } code { background: var(--soft); padding: 0 .25rem; }
 """
@@ -54,18 +54,24 @@ def html_pairs(values: Mapping[str, Any]) -> str:
         f"<tr><th>{escape(name)}</th><td>{escape(_cell(value))}</td></tr>"
         for name, value in values.items()
     )
-    return f'<div class="scroll"><table>{lines}</table></div>'
+    return f'<div class="scroll"><table class="facts">{lines}</table></div>'
 
 
-def html_picture(picture: Image.Image, caption: str = "", *, photo: bool = False) -> str:
-    """A picture within the page: PNG, or JPEG for a `photo`, which is a tenth of the size."""
+def html_picture(
+    picture: Image.Image, caption: str = "", *, photo: bool = False, width_px: int | None = None
+) -> str:
+    """A picture within the page: PNG, or JPEG for a `photo`, which is a tenth of the size.
+
+    `width_px` is the width on the screen; None is that of the picture, or of the page.
+    """
     buffer = io.BytesIO()
     picture.save(buffer, **({"format": "JPEG", "quality": 88} if photo else {"format": "PNG"}))
     kind = "jpeg" if photo else "png"
     data = base64.b64encode(buffer.getvalue()).decode()
     words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     source = f"data:image/{kind};base64,{data}"
-    return f'<figure><img alt="{escape(caption)}" src="{source}">{words}</figure>'
+    width = f' width="{width_px}"' if width_px else ""
+    return f'<figure><img alt="{escape(caption)}" src="{source}"{width}>{words}</figure>'
 
 
 def _cell(value: Any) -> str:
