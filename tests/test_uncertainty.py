@@ -9,7 +9,13 @@ import torch
 from torch import distributed, multiprocessing
 
 from utils.metrics import MetricsError
-from utils.sparsification import AREA_NAMES, MAY_BE_UNDEFINED, exact_area, surest_first
+from utils.sparsification import (
+    AREA_NAMES,
+    MAY_BE_UNDEFINED,
+    correlations,
+    exact_area,
+    surest_first,
+)
 from utils.uncertainty import UNCERTAINTY_NAMES, UncertaintyMetrics, gradient_uncertainty
 
 BOUNDS = {"min_depth": 1e-3, "max_depth": 1e3}
@@ -65,6 +71,13 @@ def test_the_class_gives_the_golden_numbers_under_the_names_of_the_contract(plan
     if not planted:
         exact = [mean["ause_abs_rel_exact"], mean["aurg_abs_rel_exact"]]
         assert exact == pytest.approx(GOLDEN_EXACT, rel=0, abs=1e-8)
+
+
+def test_the_class_correlates_what_the_image_holds():
+    prediction, depth, u = noisy(7)
+    row = scored(prediction, depth, u).rows["a"]
+    expected = correlations(u, prediction=prediction, depth=depth)
+    assert {name: row[name] for name in MAY_BE_UNDEFINED} == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_constant_gains_nothing_but_one_percent_from_the_published_procedure():
