@@ -14,10 +14,11 @@ from trees import write_depth, write_list, write_picture
 from datasets.frame import DataError
 from datasets.kitti_server import NAMES, check_server_zip, server_images, write_server_zip
 from datasets.prediction_files import PredictionFolder, png_name, png_names, write_depth_png
-from evaluate import USER_ERRORS, main
+from datasets.protocol import plain
+from evaluate import USER_ERRORS, evaluate, main
 from evaluation_report import gallery_places
 from networks import build_network, load_network
-from predictions import with_flip
+from predictions import Prediction, with_flip
 from utils.checkpoint import file_sha256, load_checkpoint
 from utils.ledger import append_to_ledger
 
@@ -359,3 +360,15 @@ def test_a_submission_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(DataError, match="499 are missing or foreign"):
         write_server_zip(tmp_path / "out.zip", [(NAMES[0], np.ones((352, 1216)))])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_frame_that_nobody_predicts_is_an_error():
+    depth = torch.full((1, 4, 4), 2.0)
+    one = Prediction(0, "a", depth, None, {"own": depth})
+    how = {"protocols": [plain(80.0)], "kinds": ["own"]}
+    scores = evaluate([one], ["a"], **how)
+    assert scores["own", "plain", False].mean()["num_images"] == 1
+    with pytest.raises(USER_ERRORS, match=r"1 of 2 images were not scored \['b'\]"):
+        evaluate([one], ["a", "b"], **how)
+    with pytest.raises(USER_ERRORS, match="image 'a': scored twice"):
+        evaluate([one, one], ["a"], **how)
