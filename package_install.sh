@@ -16,7 +16,7 @@ usage() {
 usage: sh package_install.sh [--dev] [--cpu | --cuda | --cu126] [--no-venv] [--help]
 
   --dev      also what the tests need
-  --cpu      torch without CUDA, about 1.5 GB on disk (PyPI's wheels, about 5 GB, if the PyTorch
+  --cpu      torch without CUDA, about 1.8 GB on disk (PyPI's wheels, 5.5 GB, if the PyTorch
              index cannot be reached; they run without a GPU too)
   --cuda     torch for CUDA 13: driver 580 or newer, GPU of the Turing generation or newer
   --cu126    torch for CUDA 12.6: older drivers, and V100 or P100

@@ -127,7 +127,7 @@ def _scores_text(scores: Mapping[str, Any] | None) -> str:
         for section, kind in kinds.items()
         for name, row in scores[section].items()
     }
-    columns = [name for name in next(iter(rows.values())) if name != "num_images"]
+    columns = [name for name in next(iter(rows.values())) if not name.startswith("num_")]
     lines = [
         f"{scores['dataset']}, split {Path(scores['split']).name}, {scores['num_images']} images "
         f"(list SHA-256 `{scores['list_sha256']}`); {scores['resize']}. Depth in metres; one row a "
