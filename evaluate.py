@@ -168,6 +168,27 @@ def export_kitti_server(subject: Subject, images: Path, out: Path) -> None:
     print(f"{path}: {len(dataset)} PNGs, checked")
 
 
+def enter_look(subject: Subject, result: dict[str, Any]) -> None:
+    """Enter an evaluation of test frames in the ledger, and say how many there were."""
+    keys = ("dataset", "split", "list_sha256", "num_test_frames", "protocols")
+    entry = {**subject.identity, **{key: result[key] for key in keys}}
+    count = append_to_ledger(subject.ledger, entry)
+    print(f"test frames: look number {count} at this list, entered in {subject.ledger}")
+
+
+def write_results(
+    out: Path, subject: Subject, opened: Stream, result: dict[str, Any], first: DepthMetrics,
+    details: Details,
+) -> None:  # fmt: skip
+    """metrics.json, tables, plots, panels and report; `first` are the first protocol's scores."""
+    dataset, indices = opened
+    write_metrics(out, result)
+    write_tables(out, first, details, dataset)
+    num_panels = subject.cfg.evaluation.num_panels
+    pages = write_panels(out, subject.predict, dataset, indices, first, num_panels=num_panels)
+    write_report(out, result, write_plots(out, details, result), pages)
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; see --help."""
     parser = argparse.ArgumentParser(
@@ -256,26 +277,12 @@ def main(arguments: list[str] | None = None) -> int:
     if args.floors:
         labeled = open_frames(cfg.labeled, seed=cfg.run.seed, budget=cfg.labeled.budget)
         result["floors"] = trivial_floors(labeled, opened, protocols[0])
-    first = scores[kinds[0], protocols[0].name, False]
-    write_metrics(out, result)
     if looked_at:
-        entry = {
-            key: result[key] for key in ("dataset", "split", "list_sha256", "num_test_frames",
-                                         "protocols")
-        }  # fmt: skip
-        count = append_to_ledger(subject.ledger, {**subject.identity, **entry})
-        print(f"test frames: look number {count} at this list, entered in {subject.ledger}")
+        enter_look(subject, result)
     if files:
-        units = dataset.prediction_units
-        write_description(
-            out / "predictions",
-            {"units_per_metre": units, "rounding": "nearest", **subject.identity},
-        )
-    write_tables(out, first, details, dataset)
-    pages = write_panels(
-        out, subject.predict, dataset, indices, first, num_panels=cfg.evaluation.num_panels
-    )
-    write_report(out, result, write_plots(out, details, result), pages)
+        units = {"units_per_metre": dataset.prediction_units, "rounding": "nearest"}
+        write_description(out / "predictions", {**subject.identity, **units})
+    write_results(out, subject, opened, result, scores[kinds[0], protocols[0].name, False], details)
     print(f"{subject.title} on {cfg.validation.dataset} {cfg.validation.split}")
     print(f"{printed_table(result)}\nwritten to {out}")
     return 0
