@@ -216,5 +216,5 @@ def _uncertainty_section(report: Mapping[str, Any], plots: Mapping[str, Image.Im
 
 
 def write_metrics(out: Path, result: Mapping[str, Any]) -> None:
-    """metrics.json, as described in the README."""
+    """metrics.json: `result` as it is, numbers in full."""
     (out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n")
