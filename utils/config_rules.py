@@ -30,6 +30,11 @@ def count(low: int) -> Rule:
     )
 
 
+def nonzero(value: Any) -> str:
+    """A whole number other than 0."""
+    return "" if type(value) is int and value != 0 else "must be a whole number other than 0"
+
+
 def one_of(*choices: str) -> Rule:
     """One of these words."""
     return lambda value: "" if value in choices else f"must be one of {', '.join(choices)}"
@@ -92,6 +97,7 @@ RULES: dict[str, Rule] = {
     "unlabeled.batch_size": count(1),
     "unlabeled.exclude_labeled": boolean,
     "unlabeled.may_share": one_of("nothing", "scenes", "frames"),
+    "unlabeled.crop": optional(several(number(0, 1), 4)),
     "validation.dataset": one_of(*_LABELED_DATASETS),
     **{f"validation.{key}": rule for key, rule in _STREAM.items()},
     "validation.may_share": one_of("nothing", "scenes", "frames"),
@@ -116,6 +122,12 @@ RULES: dict[str, Rule] = {
     "strong.magnitude_std": number(0),
     "masking.num_groups": count(1),
     "masking.rule": one_of("equal", "random_cuts", "naive"),
+    "self_supervision.sources": one_of("stereo", "video", "both"),
+    "self_supervision.offsets": several(nonzero),
+    "self_supervision.poses": one_of("predicted", "given"),
+    "self_supervision.automask": boolean,
+    "self_supervision.pose_encoder": text,
+    "self_supervision.pose_pretrained": text,
     "losses.depth_loss": one_of("l1", "silog", "berhu"),
     "losses.tolerated_error": optional(number(0, above=True)),
     "losses.consistency_error": one_of("metres", "log", "log_shape"),
@@ -127,6 +139,8 @@ RULES: dict[str, Rule] = {
     "loss_weights.uncertainty": number(0),
     "loss_weights.depth_consistency": number(0),
     "loss_weights.feature_consistency": number(0),
+    "loss_weights.photometric": number(0),
+    "loss_weights.smoothness": number(0),
     "loss_weights.strong_depth": number(0),
     "optimizer.name": one_of("adamw", "adam"),
     "optimizer.lr": number(0, 1, above=True),
@@ -178,6 +192,19 @@ def check_combinations(config: dict) -> list[str]:
         )
     if config["train"]["teacher"] == "average" and not config["train"]["ema_decay"]:
         problems.append("train.teacher=average: there is none without train.ema_decay (0.99, say)")
+    weights = config["loss_weights"]
+    if weights["smoothness"] > 0 and not weights["photometric"]:
+        problems.append(
+            "loss_weights.smoothness: goes with loss_weights.photometric, which is 0; set it as well"
+        )
+    offsets = config["self_supervision"]["offsets"]
+    if len(set(offsets)) < len(offsets):
+        problems.append(f"self_supervision.offsets = {offsets}: each neighbour once")
+    crop = config["unlabeled"]["crop"]
+    if crop is not None and not (crop[0] < crop[1] and crop[2] < crop[3]):
+        problems.append(
+            f"unlabeled.crop = {crop}: [top, bottom, left, right] with top < bottom, left < right"
+        )
     taps = config["network"]["taps"]
     if taps is not None and sorted(set(taps)) != taps:
         problems.append(f"network.taps = {taps}: must be four different blocks in rising order")
