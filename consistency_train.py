@@ -3,6 +3,8 @@
 A weak view of a plain image goes through the whole network and gives a pseudo depth with its
 uncertainty. A strong view has its tokens split into disjoint groups, each encoded alone, put back
 and decoded once. Strong depth and tokens must agree with the weak ones where the network is sure.
+With loss_weights.photometric above 0 ("Ours+Self") stereo partner or video neighbours of the plain
+image, warped by the weak view's depth, must also look like it.
 
 python consistency_train.py                           # synthetic streets: no GPU, no data needed
 python consistency_train.py --conf conf/consistency_train_kitti.yaml labeled.num_frames=100 ...
@@ -21,12 +23,10 @@ from dotmap import DotMap
 from torch import Tensor, nn
 
 from datasets import DataError
-from datasets.leakage import check_apart, check_trainable
 from datasets.photometric import Strong
-from datasets.splits import frame_ids_at
-from datasets.views import Jitter, labeled_view, unlabeled_view
+from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
-from frames import Stream, open_frames, refuse_test
+from frames import Stream
 from losses import (
     DEPTH_LOSSES,
     depth_consistency,
@@ -40,20 +40,23 @@ from networks import DepthNetwork
 from networks.masking import DROPPED, assign_groups
 from networks.predictor import FeaturePredictor
 from pseudo_labels import audit, frames_to_audit, write_views
+from self_supervision import (
+    SELF_SUPERVISED,
+    SelfSupervision,
+    build_self_supervision,
+    describe_sources,
+    write_warps,
+)
 from session import Session, endless_batches, open_labels, start_network
+from unlabeled import open_unlabeled, unlabeled_batches
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
-from utils.processes import (
-    Process,
-    check_same_everywhere,
-    distribute,
-    start_process,
-    to_device,
-)
+from utils.processes import Process, distribute, start_process, to_device
 from utils.seeding import seeded
 
-TERMS = ("depth", "uncertainty", "depth_consistency", "feature_consistency", "strong_depth")
 RAMPED = ("depth_consistency", "feature_consistency")
+TERMS = ("depth", "uncertainty", *RAMPED, "strong_depth", *SELF_SUPERVISED)
+NOTES = ("weight_mass", "taught_share")  # logged beside the losses
 
 
 class ConsistencyStep(nn.Module):
@@ -71,10 +74,12 @@ class ConsistencyStep(nn.Module):
         min_confidence: float,
         max_pseudo_depth: float | None,
         feature_reduction: str,
+        supervision: SelfSupervision | None = None,
     ):
         """The arguments behind `weights` are the section `losses` of the configuration."""
         super().__init__()
         self.network = network
+        self.self_supervision = supervision
         compares_features = weights["feature_consistency"] > 0
         self.predictor = FeaturePredictor(network.encoder.embed_dim) if compares_features else None
         self.compares_depth = weights["depth_consistency"] > 0
@@ -107,8 +112,13 @@ class ConsistencyStep(nn.Module):
             ).resized(size)
             losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
 
-        with torch.no_grad():  # a pseudo label has no graph
-            weak = teacher(unlabeled["weak_image"])
+        if self.self_supervision is not None:
+            weak = self.network(unlabeled["weak_image"])
+            losses |= self.self_supervision(weak.depth, unlabeled)
+        if self.self_supervision is None or teacher is not self.network:
+            with torch.no_grad():
+                weak = teacher(unlabeled["weak_image"])
+        weak = weak.without_graph()  # a pseudo label teaches, it does not learn
         strong = self.network(  # every token sees its own group only
             unlabeled["strong_image"], groups["unlabeled"], with_uncertainty=False
         )
@@ -133,17 +143,21 @@ def train(cfg: DotMap) -> None:
     weights = weights_of(cfg, TERMS, script="consistency_train.py")
     process = start_process(cfg.run.device)
     labeled, validation = open_labels(cfg, process)
-    unlabeled = open_unlabeled(cfg, labeled, validation)
-    check_same_everywhere(cfg.unlabeled.list_sha256, "unlabelled frames", process)
+    unlabeled = open_unlabeled(cfg, labeled, validation, process)
+    audited = open_audited(cfg, unlabeled)
+    sources = describe_sources(cfg, unlabeled)
     network, state = start_network(cfg, process)
-    step_module = ConsistencyStep(network, weights=weights, **cfg.losses.toDict())
-    step_module = step_module.to(process.device)
+    supervision = build_self_supervision(cfg, network)
+    step_module = ConsistencyStep(
+        network, weights=weights, supervision=supervision, **cfg.losses.toDict()
+    ).to(process.device)
     session = Session(
         cfg, process=process, state=state, network=network, step_module=step_module,
         streams={"labeled": labeled, "unlabeled": unlabeled, "validation": validation},
         images_per_step=cfg.labeled.batch_size + cfg.unlabeled.batch_size,
     )  # fmt: skip
-    audited = frames_to_audit(*unlabeled, cfg.audit.num_frames)
+    if sources is not None:
+        session.log.say(sources)
     teacher = session.averaged.network if cfg.train.teacher == "average" else network
     batches = open_batches(cfg, labeled, unlabeled, network, session.first_step, process)
     num_tokens = math.prod(network.encoder.grid(network.image_size))
@@ -161,39 +175,31 @@ def train(cfg: DotMap) -> None:
         }
         with session.forward_pass(step):
             losses = forward(batch["labeled"], batch["unlabeled"], groups, teacher)
-        weight_mass = losses.pop("weight_mass")
+        notes = {name: losses.pop(name) for name in NOTES if name in losses}
         share = ramp(step, ramp_steps=cfg.schedule.consistency_ramp_steps)
         total = weighted_sum(
             losses, {k: w * share if k in RAMPED else w for k, w in weights.items()}
         )
         session.learn(step, total, *batch.values())
-        session.log_losses(step + 1, {**losses, "total": total, "weight_mass": weight_mass})
-        draw = partial(
-            write_views, batch["unlabeled"], groups["unlabeled"], network, teacher,
-            num_images=cfg.samples.num_images,
-        )  # fmt: skip
+        session.log_losses(step + 1, {**losses, "total": total, **notes})
+        shown = {"num_images": cfg.samples.num_images}
+        plain = batch["unlabeled"]
+        draw = {"views": partial(
+            write_views, plain, groups["unlabeled"], network, teacher, **shown
+        )}  # fmt: skip
+        if supervision is not None:
+            draw["warps"] = partial(write_warps, supervision, plain, network, **shown)
         session.validate_save_draw(step + 1, audit=check, draw=draw)
 
     session.close()
 
 
-def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream) -> Stream:
-    """The plain images; of their files only the pictures are asked for.
-
-    Raises DataError if none is left, one belongs to a test scene, more than `unlabeled.may_share`
-    allows are validated on, or an audit is asked for and no frame has withheld depth.
-    """
-    known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
-    dataset, indices = open_frames(
-        cfg.unlabeled, seed=cfg.run.seed, budget="frames", roles=("image",),
-        exclude=known if cfg.unlabeled.exclude_labeled else (),
-    )  # fmt: skip
-    check_trainable(frame_ids_at(dataset, indices), dataset)
-    refuse_test("unlabeled", cfg.unlabeled, (dataset, indices))
-    check_apart((dataset, indices), validation, cfg.unlabeled.may_share)
-    if cfg.audit.num_frames and not frames_to_audit(dataset, indices, cfg.audit.num_frames):
+def open_audited(cfg: DotMap, unlabeled: Stream) -> list[int]:
+    """Frames to check pseudo labels on. DataError if some are asked for and none has depth."""
+    audited = frames_to_audit(*unlabeled, cfg.audit.num_frames)
+    if cfg.audit.num_frames and not audited:
         raise DataError("audit.num_frames: no unlabelled frame has depth to check by; set it to 0")
-    return dataset, indices
+    return audited
 
 
 def open_batches(
@@ -206,22 +212,15 @@ def open_batches(
 ) -> dict[str, Iterator[dict]]:
     """The two endless streams of batches, by name."""
     strong = Strong(**cfg.strong.toDict())
-    common = {
-        "image_size": network.image_size, "augmentation": Jitter(**cfg.augmentation.toDict())
-    }  # fmt: skip
-    views = {
-        "labeled": partial(
-            labeled_view, **common, depth_size=labeled[0].depth_size, max_depth=network.max_depth,
-            strong=strong if cfg.loss_weights.strong_depth else None,
-        ),
-        "unlabeled": partial(unlabeled_view, **common, strong=strong),
-    }  # fmt: skip
-    streams = {"labeled": labeled, "unlabeled": unlabeled}
+    place = {"first_step": first_step, "process": process}
+    view = partial(
+        labeled_view, image_size=network.image_size, depth_size=labeled[0].depth_size,
+        max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),
+        strong=strong if cfg.loss_weights.strong_depth else None,
+    )  # fmt: skip
     return {
-        name: endless_batches(
-            cfg, name, streams[name], view, first_step=first_step, process=process
-        )
-        for name, view in views.items()
+        "labeled": endless_batches(cfg, "labeled", labeled, view, **place),
+        "unlabeled": unlabeled_batches(cfg, unlabeled, network, strong=strong, **place),
     }
 
 

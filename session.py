@@ -226,13 +226,13 @@ class Session:
         done: int,
         *,
         audit: Callable[[], dict[str, float]] | None = None,
-        draw: Callable[[Path], None] | None = None,
+        draw: Mapping[str, Callable[[Path], None]] | None = None,
     ) -> None:
         """Validation, checkpoint and pictures, each where it is due after `done` steps.
 
         Args:
             audit: further numbers for the line of the validation; called by all processes.
-            draw: writes one more picture; called by the main process.
+            draw: further pictures by name, and what writes each; called by the main process.
         """
         with self.speed.paused():
             is_best = self.is_due(done, "evaluation") and self._validate(done, audit)
@@ -247,7 +247,7 @@ class Session:
                     best=is_best,
                 )  # fmt: skip
             if self.process.is_main and self.is_due(done, "samples"):
-                self._draw(done, draw)
+                self._draw(done, draw or {})
 
     def _validate(self, done: int, audit: Callable[[], dict[str, float]] | None) -> bool:
         """Score the validation frames; whether it is the best so far (first protocol, AbsRel)."""
@@ -272,7 +272,7 @@ class Session:
             flip=self.cfg.evaluation.flip, own_ground_truth_only=True,
         )  # fmt: skip
 
-    def _draw(self, done: int, draw: Callable[[Path], None] | None) -> None:
+    def _draw(self, done: int, draw: Mapping[str, Callable[[Path], None]]) -> None:
         dataset, indices = self.streams["validation"]
         shown = evenly(indices, self.cfg.samples.num_images)
         if not shown:
@@ -281,10 +281,10 @@ class Session:
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(list(draw_frames(self._predict, dataset, shown).values())).save(path)
         self.log.log_picture(done, path)
-        if draw is not None:
-            path = path.with_name(f"step_{done:06d}_views.png")
-            draw(path)
-            self.log.log_picture(done, path, "views")
+        for name, write in draw.items():
+            path = path.with_name(f"step_{done:06d}_{name}.png")
+            write(path)
+            self.log.log_picture(done, path, name)
 
     def close(self) -> None:
         """The best validation beside predictions that never look at the image; end of the log."""

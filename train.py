@@ -1,4 +1,7 @@
-"""Supervised training on labelled frames: the paper's baseline rows.
+"""Supervised training on labelled frames: the paper's baseline rows, with self-supervision or not.
+
+With loss_weights.photometric above 0 ("Baseline+Self") a step also takes plain images whose stereo
+partner or video neighbours, warped by the predicted depth, must look like them.
 
 python train.py                                       # synthetic streets: no GPU, no data needed
 python train.py --conf conf/base_train_kitti.yaml labeled.root=/kitti validation.root=/kitti
@@ -18,31 +21,54 @@ from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
 from losses import supervised_losses, weighted_sum
 from networks import DepthNetwork
+from self_supervision import (
+    SELF_SUPERVISED,
+    SelfSupervision,
+    build_self_supervision,
+    describe_sources,
+    write_warps,
+)
 from session import Session, endless_batches, open_labels, start_network
+from unlabeled import open_unlabeled, unlabeled_batches
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
 from utils.processes import distribute, start_process, to_device
 
-TERMS = ("depth", "uncertainty")
+TERMS = ("depth", "uncertainty", *SELF_SUPERVISED)
+NOTES = ("taught_share",)  # logged beside the losses
 
 
 class SupervisedStep(nn.Module):
-    """A labelled batch -> named, unweighted losses. One optimiser step is one forward of this."""
+    """A batch -> named, unweighted losses. One optimiser step is one forward of this."""
 
-    def __init__(self, network: DepthNetwork, *, depth_loss: str, tolerated_error: float | None):
+    def __init__(
+        self,
+        network: DepthNetwork,
+        *,
+        depth_loss: str,
+        tolerated_error: float | None,
+        supervision: SelfSupervision | None = None,
+    ):
         """`tolerated_error` in metres; None is the paper's share of the depth range (0.3 of 80)."""
         super().__init__()
         self.network = network
+        self.self_supervision = supervision
         self.depth_loss = depth_loss
         self.tolerated_error = tolerated_error or 0.00375 * network.max_depth
 
-    def forward(self, labeled: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, labeled: dict[str, Tensor], unlabeled: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         output = self.network(labeled["image"]).resized(labeled["depth"].shape[-2:])
-        return supervised_losses(
+        losses = supervised_losses(
             depth=output.depth, log_uncertainty=output.log_uncertainty,
             target=labeled["depth"], valid_mask=labeled["valid_mask"],
             depth_loss=self.depth_loss, tolerated_error=self.tolerated_error,
         )  # fmt: skip
+        if self.self_supervision is not None:
+            plain = self.network(unlabeled["weak_image"], with_uncertainty=False)
+            losses |= self.self_supervision(plain.depth, unlabeled)
+        return losses
 
 
 def train(cfg: DotMap) -> None:
@@ -50,35 +76,51 @@ def train(cfg: DotMap) -> None:
     weights = weights_of(cfg, TERMS, script="train.py")
     process = start_process(cfg.run.device)
     labeled, validation = open_labels(cfg, process)
+    streams = {"labeled": labeled, "validation": validation}
+    if weights["photometric"]:
+        streams["unlabeled"] = open_unlabeled(cfg, labeled, validation, process)
+        sources = describe_sources(cfg, streams["unlabeled"])
     network, state = start_network(cfg, process)
+    supervision = build_self_supervision(cfg, network)
     step_module = SupervisedStep(
-        network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error
-    )
+        network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error,
+        supervision=supervision,
+    ).to(process.device)  # fmt: skip
     session = Session(
         cfg, process=process, state=state, network=network, step_module=step_module,
-        streams={"labeled": labeled, "validation": validation},
-        images_per_step=cfg.labeled.batch_size,
+        streams=streams,
+        images_per_step=sum(cfg[name].batch_size for name in streams if name != "validation"),
     )  # fmt: skip
     view = partial(
         labeled_view, image_size=network.image_size, depth_size=labeled[0].depth_size,
         max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),
     )  # fmt: skip
-    batches = endless_batches(
-        cfg, "labeled", labeled, view, first_step=session.first_step, process=process
-    )
+    place = {"first_step": session.first_step, "process": process}
+    batches = [endless_batches(cfg, "labeled", labeled, view, **place)]
+    if supervision is not None:
+        session.log.say(sources)
+        batches.append(
+            unlabeled_batches(cfg, streams["unlabeled"], network, strong=None, **place)
+        )  # fmt: skip
     forward = distribute(step_module, process)
     if cfg.train.compile:
         forward = torch.compile(forward)
 
     for step in range(session.first_step, cfg.train.num_steps):
         with session.speed.waiting():
-            batch = to_device(next(batches), process.device)
+            batch = [to_device(next(stream), process.device) for stream in batches]
         with session.forward_pass(step):
-            losses = forward(batch)
+            losses = forward(*batch)
+        notes = {name: losses.pop(name) for name in NOTES if name in losses}
         total = weighted_sum(losses, weights)
-        session.learn(step, total, batch)
-        session.log_losses(step + 1, {**losses, "total": total})
-        session.validate_save_draw(step + 1)
+        session.learn(step, total, *batch)
+        session.log_losses(step + 1, {**losses, "total": total, **notes})
+        draw = {}
+        if supervision is not None:
+            draw["warps"] = partial(
+                write_warps, supervision, batch[-1], network, num_images=cfg.samples.num_images
+            )  # fmt: skip
+        session.validate_save_draw(step + 1, draw=draw)
 
     session.close()
 

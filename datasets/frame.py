@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,21 @@ class DataError(ValueError):
     """Data, or a request for data, that cannot be used. The message names file and remedy."""
 
 
+class SourceView(NamedTuple):
+    """Another picture of a frame's scene: of the other camera, or of another instant.
+
+    Attributes:
+        image: RGB picture in its stored size.
+        intrinsics: (3, 3) float64 camera matrix in pixels of `image`.
+        pose: (4, 4) float64 metres, coordinates in the frame's camera -> in this one; all NaN when
+            unknown.
+    """
+
+    image: Image.Image
+    intrinsics: np.ndarray
+    pose: np.ndarray
+
+
 @dataclass(frozen=True)
 class Frame:
     """One camera frame in its stored size.
@@ -31,12 +47,15 @@ class Frame:
         intrinsics: (3, 3) float64 camera matrix in pixels of `image`; all NaN when unknown.
         load_depth: reads the ground truth, (H, W) float32 metres, 0 = none; None when unlabelled.
             It is called only where depth is needed, so unlabelled streams never open a depth file.
+        load_sources: reads other pictures of the same scene, for self-supervision; see
+            `datasets.source_views`. None where nobody asked for them.
     """
 
     frame_id: str
     image: Image.Image
     intrinsics: np.ndarray
     load_depth: Callable[[], np.ndarray] | None = None
+    load_sources: Callable[[], list[SourceView | None]] | None = None
 
     def depth(self) -> np.ndarray:
         """Ground truth, (H, W) float32 metres, 0 = none. Raises DataError if unlabelled."""

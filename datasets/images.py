@@ -7,20 +7,32 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datasets import protocol, splits
-from datasets.frame import UNKNOWN_INTRINSICS, DataError, Frame, read_image
+import numpy as np
+
+from datasets import kitti_calibration, protocol, splits
+from datasets.frame import DataError, Frame, read_image
+from datasets.neighbours import neighbour_path
 from datasets.options import check_variant, refuse_depth_scale
 from datasets.sizes import stored_size
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+CAMERA_FILE, POSES_FILE = "intrinsics.txt", "poses.txt"  # in the root, if at all
 
 
 class ImageFolder:
-    """Every picture under `root`, sorted by path; no ground truth, intrinsics unknown (NaN).
+    """Every picture under `root`, sorted by path; no ground truth.
 
     Splits: "all", every picture in the folder and its subfolders, hidden ones left out; or a list
     file (see `splits.find_list`), one path a line relative to `root`, in which names may contain
-    spaces. Ids are the relative paths, with forward slashes. The folder of a picture is its scene.
+    spaces. Ids are the relative paths, with forward slashes. The folder of a picture is its scene,
+    and the numbers in the names of its pictures are their order in time (`neighbour_path`).
+
+    Two files may lie in `root`; neither is a list, so no split has their names:
+
+    - intrinsics.txt: the 3 x 3 camera matrix, nine numbers, pixels of the stored pictures. All
+      pictures of the root are then taken by that camera. Without it intrinsics are unknown (NaN).
+    - poses.txt: KITTI odometry form, camera -> world in metres, 12 numbers a row; row k is the k-th
+      picture under `root` in sorted order ("all"), also where a list picks some of them.
     """
 
     held_out_scenes: frozenset[str] = frozenset()
@@ -37,7 +49,8 @@ class ImageFolder:
     ):
         """Find the pictures; opens none.
 
-        Raises DataError on a variant, a `depth_scale`, an unknown split, a bad list, no pictures.
+        Raises DataError on a variant, a `depth_scale`, an unknown split, a bad list, no pictures,
+        or a bad intrinsics.txt.
         """
         check_variant("images", variant, ())
         refuse_depth_scale("images", depth_scale, "there is no depth; see dataset 'rgbd'")
@@ -45,6 +58,7 @@ class ImageFolder:
         if not self.root.is_dir():
             raise DataError(f"images root {self.root}: no such folder")
         path = splits.find_list(self.root, split)
+        self._refuse_camera_files(path)
         if path is not None:
             # no separator occurs in a line, so a name keeps its spaces
             rows = splits.read_list(path, columns=(1,), separator="\n")
@@ -60,6 +74,7 @@ class ImageFolder:
             )
         self.frame_ids = tuple(names)
         splits.check_unique(self.frame_ids, path or self.root)
+        self._intrinsics = kitti_calibration.read_camera_matrix(self.root / CAMERA_FILE)
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -71,8 +86,7 @@ class ImageFolder:
 
     def frame(self, index: int) -> Frame:
         """Picture `index` in its stored size. Raises DataError on a missing or damaged file."""
-        image = read_image(self.paths(index)["image"])
-        return Frame(self.frame_ids[index], image, UNKNOWN_INTRINSICS.copy())
+        return self._frame(self.paths(index)["image"])
 
     def paths(self, index: int) -> dict[str, Path]:
         """The file of picture `index`: "image"."""
@@ -90,6 +104,64 @@ class ImageFolder:
     def ground_truths(self, index: int) -> dict[str, Callable]:
         """None: pictures have no depth."""
         return {}
+
+    def has_neighbour(self, index: int, offset: int) -> bool:
+        """Whether the folder has the picture `offset` frames on. Opens no picture."""
+        return neighbour_path(self.paths(index)["image"], offset) is not None
+
+    def neighbour_frame(self, index: int, offset: int) -> Frame | None:
+        """The picture `offset` frames on in the same folder, listed or not; None without one."""
+        path = neighbour_path(self.paths(index)["image"], offset)
+        return None if path is None else self._frame(path)
+
+    def relative_pose(self, index: int, offset: int) -> np.ndarray | None:
+        """(4, 4) float64, metres: coordinates in this camera -> in the one `offset` frames on.
+
+        None where there is no poses.txt or no such picture. Raises DataError if rows and pictures
+        differ in number or a row is no pose.
+        """
+        path = neighbour_path(self.paths(index)["image"], offset)
+        if path is None or self._poses is None:
+            return None
+        names = (self.frame_ids[index], self._name(path))
+        for name in names:
+            if name not in self._poses:
+                raise DataError(
+                    f"{self.root / POSES_FILE}: no row is for {name}, since the split 'all' does "
+                    "not have it (it is hidden, of another suffix, or reached by a second link)"
+                )
+        here, there = (self._poses[name] for name in names)  # camera -> world
+        return np.linalg.inv(there) @ here
+
+    @cached_property
+    def _poses(self) -> dict[str, np.ndarray] | None:
+        """(4, 4) camera -> world by picture. Read when first asked for: few need poses."""
+        path = self.root / POSES_FILE
+        poses = kitti_calibration.read_poses(path)
+        if poses is None:
+            return None
+        names = pictures_below(self.root)
+        if len(poses) != len(names):
+            raise DataError(
+                f"{path}: {len(poses)} poses for {len(names)} pictures under {self.root}; it needs "
+                "one row a picture, in sorted order. Correct the file, or remove it (no poses)"
+            )
+        return dict(zip(names, poses, strict=True))
+
+    def _frame(self, path: Path) -> Frame:
+        return Frame(self._name(path), read_image(path), self._intrinsics.copy())
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _refuse_camera_files(self, path: Path | None) -> None:
+        for file in (self.root / CAMERA_FILE, self.root / POSES_FILE):
+            if path is not None and file.is_file() and file.samefile(path):
+                raise DataError(
+                    f"{file} is no list of pictures: under this name an images root holds "
+                    f"{'poses' if file.name == POSES_FILE else 'a camera matrix'}. The split of "
+                    "all pictures is 'all'; a list needs another name"
+                )
 
 
 def pictures_below(root: Path) -> list[str]:

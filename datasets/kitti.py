@@ -73,7 +73,7 @@ class Kitti:
         path = splits.find_list(root, split)
         keys = self._listed(path) if path else self._computed(split)
         self._keys = tuple(keys)  # (drive, frame number, camera)
-        self._poses: dict[Path, np.ndarray | None] = {}
+        self._poses: dict[Path, dict[int, np.ndarray] | None] = {}
         self.frame_ids = tuple(kitti_split.frame_name(*key) for key in self._keys)
         splits.check_unique(self.frame_ids, path or self.root)
 
@@ -132,22 +132,32 @@ class Kitti:
         """Frames of the split that never had ground truth: 45 of the 697 Eigen test frames."""
         return kitti_split.without_ground_truth() & frozenset(self.frame_ids)
 
+    def has_stereo(self, index: int) -> bool:
+        """Whether the other camera's picture of the same instant is there. Opens no picture."""
+        drive, number, camera = self._keys[index]
+        return number in self.tree.images(drive, calibration.partner_camera(camera))
+
     def stereo_frame(self, index: int) -> tuple[Frame, float]:
         """The other camera's picture of the same instant, and the signed baseline in metres.
 
         The baseline is the x of the partner's centre in this camera's frame: positive for a left
-        frame. Raises DataError without a calibration of the date.
+        frame. Raises DataError without that picture or a calibration of the date.
         """
         drive, number, camera = self._keys[index]
         path, matrices = self.tree.calibration(drive)
         baseline = calibration.stereo_baseline(matrices, camera, path)
         return self._frame(drive, number, calibration.partner_camera(camera)), baseline
 
+    def has_neighbour(self, index: int, offset: int) -> bool:
+        """Whether the drive has this camera's picture `offset` frames on. Opens no picture."""
+        drive, number, camera = self._keys[index]
+        return number + offset in self.tree.images(drive, camera)
+
     def neighbour_frame(self, index: int, offset: int) -> Frame | None:
         """Same camera, frame number + offset; None where the drive has no such picture."""
-        drive, number, camera = self._keys[index]
-        if number + offset not in self.tree.images(drive, camera):
+        if not self.has_neighbour(index, offset):
             return None
+        drive, number, camera = self._keys[index]
         return self._frame(drive, number + offset, camera)
 
     def relative_pose(self, index: int, offset: int) -> np.ndarray | None:
@@ -158,19 +168,22 @@ class Kitti:
         Raises DataError if rows and pictures differ in number.
         """
         drive, number, camera = self._keys[index]
+        poses = self._poses_of(drive, camera)
+        if poses is None or number not in poses or number + offset not in poses:
+            return None
+        return np.linalg.inv(poses[number + offset]) @ poses[number]
+
+    def _poses_of(self, drive: str, camera: str) -> dict[int, np.ndarray] | None:
+        """(4, 4) camera -> first-frame transforms by frame number; None without a file."""
         path = self.root / "poses" / drive / f"{camera}.txt"
         if path not in self._poses:
-            self._poses[path] = calibration.read_poses(path)
-        poses = self._poses[path]
-        if poses is None:
-            return None
-        numbers = sorted(self.tree.images(drive, camera))
-        if len(poses) != len(numbers):
-            raise DataError(f"{path}: {len(poses)} poses for {len(numbers)} pictures of the drive")
-        if number not in numbers or number + offset not in numbers:
-            return None
-        here, there = poses[numbers.index(number)], poses[numbers.index(number + offset)]
-        return np.linalg.inv(there) @ here
+            poses, numbers = calibration.read_poses(path), sorted(self.tree.images(drive, camera))
+            if poses is not None and len(poses) != len(numbers):
+                raise DataError(
+                    f"{path}: {len(poses)} poses for {len(numbers)} pictures of the drive"
+                )
+            self._poses[path] = None if poses is None else dict(zip(numbers, poses, strict=True))
+        return self._poses[path]
 
     def _paths(self, drive: str, number: int, camera: str) -> dict[str, Path]:
         paths = {"image": self.tree.image_path(drive, number, camera)}
@@ -194,13 +207,14 @@ class Kitti:
         keys = []
         for words in splits.read_list(path, columns=(1, 2, 3)):
             splits.inside(self.root, words[0], source=path)
-            keys.append(_parse(words, path))
+            keys.append(kitti_split.parse_line(words, path))
         return keys
 
     def _computed(self, split: str) -> list[tuple[str, int, str]]:
         fixed = {"test": kitti_split.eigen_test_652, "test_697": kitti_split.eigen_test_697}
         if split in fixed:
-            keys = [_parse(frame_id.split(), self.root) for frame_id in fixed[split]()]
+            ids = fixed[split]()
+            keys = [kitti_split.parse_line(name.split(), self.root) for name in ids]
             if not any(drive in self.tree.drives for drive, _, _ in keys):
                 raise DataError(self._nothing_found(split, kitti_split.TEST_DRIVES))
             return keys
@@ -228,23 +242,3 @@ class Kitti:
     def _nothing_found(self, split: str, allowed: frozenset[str] | None) -> str:
         wanted = "" if allowed is None else f" of the {len(allowed)} drives it is made of"
         return f"split {split!r} is empty: no frame{wanted}. {self.tree.description()}"
-
-
-def _parse(words: list[str], source: Path) -> tuple[str, int, str]:
-    """(drive, frame number, camera) of one list line in any of the three forms."""
-    if "/image_0" in words[0]:  # BTS: <date>/<drive>/image_02/data/0000000005.png ...
-        parts = words[0].split("/")
-        drive, camera, _, file_name = parts[-4:] if len(parts) > 3 else ("", "", "", "")
-        number = Path(file_name).stem
-    else:
-        drive = words[0].split("/")[-1] if words[0].count("/") == 1 else words[0]
-        number = words[1] if len(words) > 1 else ""
-        camera = words[2] if len(words) > 2 else "l"
-        camera = {"l": "image_02", "r": "image_03"}.get(camera, camera)
-    numbered = number.isascii() and number.isdigit()
-    if not numbered or camera not in CAMERAS or not drive or "/" in drive:
-        raise DataError(
-            f"{source}: line {' '.join(words)!r} is not '<drive> <frame> [image_03]', "
-            "'<date>/<drive> <frame> l' nor '<date>/<drive>/image_02/data/<frame>.png ...'"
-        )
-    return drive, int(number), camera

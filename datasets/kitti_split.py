@@ -8,6 +8,11 @@ the result with the SHA-256 of the public lists.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from datasets.frame import DataError
+from datasets.kitti_tree import CAMERAS
+
 TRAIN_DRIVES = frozenset(
     f"{date}_drive_{number}_sync"
     for date, numbers in {
@@ -117,3 +122,26 @@ def eigen_test_652() -> tuple[str, ...]:
         for number in [0, 1, 2, 3, 4, *_TEST_WITHOUT_DEPTH.get(drive, [])]
     }
     return tuple(name for name in eigen_test_697() if name not in without)
+
+
+def parse_line(words: list[str], source: Path) -> tuple[str, int, str]:
+    """(drive, frame number, camera) of one list line in any of the three forms `Kitti` lists.
+
+    Raises DataError, naming `source` and the line, on any other form.
+    """
+    if "/image_0" in words[0]:  # BTS: <date>/<drive>/image_02/data/0000000005.png ...
+        parts = words[0].split("/")
+        drive, camera, _, file_name = parts[-4:] if len(parts) > 3 else ("", "", "", "")
+        number = Path(file_name).stem
+    else:
+        drive = words[0].split("/")[-1] if words[0].count("/") == 1 else words[0]
+        number = words[1] if len(words) > 1 else ""
+        camera = words[2] if len(words) > 2 else "l"
+        camera = {"l": "image_02", "r": "image_03"}.get(camera, camera)
+    numbered = number.isascii() and number.isdigit()
+    if not numbered or camera not in CAMERAS or not drive or "/" in drive:
+        raise DataError(
+            f"{source}: line {' '.join(words)!r} is not '<drive> <frame> [image_03]', "
+            "'<date>/<drive> <frame> l' nor '<date>/<drive>/image_02/data/<frame>.png ...'"
+        )
+    return drive, int(number), camera

@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets import protocol, splits
 from datasets.frame import UNKNOWN_INTRINSICS, DataError, Frame, read_depth_png, read_image
+from datasets.neighbours import neighbour_path
 from datasets.options import check_variant
 from datasets.sizes import stored_size
 
@@ -27,7 +28,8 @@ class RgbdList:
     and the principal point as the picture's centre.
 
     Ids are the first column. The folder of a picture is its scene. The names of splits are those of
-    the list files there are: root/splits/<split>.txt or root/<split>.txt.
+    the list files there are: root/splits/<split>.txt or root/<split>.txt. The numbers in the names
+    of a folder's pictures are their order in time (`neighbour_path`).
     """
 
     held_out_scenes: frozenset[str] = frozenset()
@@ -73,6 +75,7 @@ class RgbdList:
         self._rows = [self._parse(words, path) for words in splits.read_list(path, (1, 2, 3))]
         self.frame_ids = tuple(image for image, _, _ in self._rows)
         splits.check_unique(self.frame_ids, path)
+        self._fx = {self.root / image: fx for image, _, fx in self._rows}
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -89,13 +92,26 @@ class RgbdList:
         """Frame `index` in its stored size. Raises DataError on a missing or damaged file."""
         frame_id, _, fx = self._rows[index]
         paths = self.paths(index)
-        image = read_image(paths["image"])
         load_depth = None
         if "depth" in paths:
             load_depth = partial(read_depth_png, paths["depth"], units_per_metre=self.depth_scale)
-        return Frame(
-            frame_id, image, _centred_intrinsics(fx, image.height, image.width), load_depth
-        )
+        return _frame(frame_id, paths["image"], fx, load_depth)
+
+    def has_neighbour(self, index: int, offset: int) -> bool:
+        """Whether the folder has the picture `offset` frames on. Opens no picture."""
+        return neighbour_path(self.paths(index)["image"], offset) is not None
+
+    def neighbour_frame(self, index: int, offset: int) -> Frame | None:
+        """The picture `offset` frames on in the same folder, listed or not; None without one.
+
+        It comes without depth. Its fx is that of its own line, or, where it has none, of this
+        frame's: a folder is taken by one camera.
+        """
+        path = neighbour_path(self.paths(index)["image"], offset)
+        if path is None:
+            return None
+        fx = self._fx.get(path) or self._rows[index][2]
+        return _frame(path.relative_to(self.root).as_posix(), path, fx)
 
     def paths(self, index: int) -> dict[str, Path]:
         """Files of frame `index`: "image", and "depth" if its line names one."""
@@ -134,6 +150,13 @@ class RgbdList:
                     "a positive number"
                 )
         return words[0], words[1] if len(words) > 1 else None, fx
+
+
+def _frame(
+    frame_id: str, path: Path, fx: float | None, load_depth: Callable[[], np.ndarray] | None = None
+) -> Frame:
+    image = read_image(path)
+    return Frame(frame_id, image, _centred_intrinsics(fx, image.height, image.width), load_depth)
 
 
 def _centred_intrinsics(fx: float | None, height: int, width: int) -> np.ndarray:

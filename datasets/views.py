@@ -8,6 +8,7 @@ there is no depth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from .frame import Frame
+from .crop import cropped
+from .frame import Frame, SourceView
 from .photometric import Strong, strong_colours
 
 
@@ -51,7 +53,7 @@ def labeled_view(
         pixels of `image` (NaN when unknown); frame_id. With `strong` also strong_image, like image
         and pixel for pixel on the same depth; its draws come last, so all else is as without.
     """
-    picture, intrinsics, flip = _geometry(frame, image_size, augmentation, generator)
+    picture, intrinsics, flip = _geometry(frame, augmentation, generator, image_size=image_size)
     depth = nearest_resize(frame.depth(), depth_size)
     if flip:
         depth = depth[:, ::-1]
@@ -73,23 +75,70 @@ def unlabeled_view(
     *,
     image_size: tuple[int, int],
     augmentation: Jitter,
-    strong: Strong,
     generator: torch.Generator,
+    strong: Strong | None = None,
+    crop: Sequence[float] | None = None,
 ) -> dict[str, Tensor | str]:
     """The training entry of a frame whose depth, if it has any, is never read.
+
+    Args:
+        frame: with `load_sources` its sources come with it.
+        strong: None leaves the strong view out.
+        crop: what is kept of every picture, as shares (top, bottom, left, right); None keeps all.
 
     Returns:
         weak_image and strong_image, (3, H, W) float32 in [0, 1] at `image_size`, pixel for pixel
         the same scene: flipped and resized once, then jittered into the one and, from the
         unjittered picture, strongly recoloured into the other; intrinsics (3, 3) float32 in pixels
-        of both (NaN when unknown); frame_id.
+        of both (NaN when unknown); frame_id. With sources also target_image, the unjittered
+        picture, and what `source_entries` describes, in the same crop and flip.
     """
-    picture, intrinsics, _ = _geometry(frame, image_size, augmentation, generator)
-    return {
+    shape = {"image_size": image_size, "crop": crop}
+    picture, intrinsics, flip = _geometry(frame, augmentation, generator, **shape)
+    entry = {
         "weak_image": to_tensor(jitter_colours(picture, augmentation, generator)),
-        "strong_image": _strong_image(picture, strong, generator),
         "intrinsics": torch.from_numpy(intrinsics).float(),
         "frame_id": frame.frame_id,
+    }
+    if strong is not None:
+        entry["strong_image"] = _strong_image(picture, strong, generator)
+    if frame.load_sources is not None:
+        entry["target_image"] = to_tensor(picture)
+        entry |= source_entries(frame.load_sources(), flip=flip, **shape)
+    return entry
+
+
+def source_entries(
+    sources: Sequence[SourceView | None],
+    *,
+    image_size: tuple[int, int],
+    crop: Sequence[float] | None,
+    flip: bool,
+) -> dict[str, Tensor]:
+    """S sources placed as their frame is: the world is mirrored with the picture.
+
+    Returns:
+        source_images (S, 3, H, W) float32 in [0, 1], source_intrinsics (S, 3, 3) float32 in their
+        pixels, source_poses (S, 4, 4) float32 metres, the frame's camera -> theirs (NaN when
+        unknown), source_available (S,) bool; where that is False the rest is zero.
+    """
+    images = torch.zeros(len(sources), 3, *image_size)
+    intrinsics, poses = torch.zeros(len(sources), 3, 3), torch.zeros(len(sources), 4, 4)
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    for place, source in enumerate(sources):
+        if source is None:
+            continue
+        picture, matrix = _placed(source.image, source.intrinsics, image_size, crop, flip)
+        images[place] = to_tensor(picture)
+        intrinsics[place] = torch.from_numpy(matrix)
+        pose = mirror @ source.pose @ mirror if flip else source.pose
+        poses[place] = torch.from_numpy(pose)
+    available = torch.tensor([source is not None for source in sources])
+    return {
+        "source_images": images,
+        "source_intrinsics": intrinsics,
+        "source_poses": poses,
+        "source_available": available,
     }
 
 
@@ -109,7 +158,7 @@ def evaluation_view(frame: Frame, *, image_size: tuple[int, int]) -> dict[str, T
 
 def evaluation_image(frame: Frame, image_size: tuple[int, int]) -> Tensor:
     """The picture alone, (3, H, W) float32 in [0, 1] at `image_size`."""
-    image, _ = _resized(frame, image_size)
+    image, _ = _resized(frame.image, frame.intrinsics, image_size)
     return to_tensor(image)
 
 
@@ -143,16 +192,35 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def _geometry(
-    frame: Frame, image_size: tuple[int, int], augmentation: Jitter, generator: torch.Generator
+    frame: Frame,
+    augmentation: Jitter,
+    generator: torch.Generator,
+    *,
+    image_size: tuple[int, int],
+    crop: Sequence[float] | None = None,
 ) -> tuple[Image.Image, np.ndarray, bool]:
     """Picture and intrinsics at `image_size`, flipped or not, and which; one draw."""
     flip = _draw(generator) < augmentation.flip
-    picture, intrinsics = _resized(frame, image_size)
+    picture, intrinsics = _placed(frame.image, frame.intrinsics, image_size, crop, flip)
+    return picture, intrinsics, flip
+
+
+def _placed(
+    image: Image.Image,
+    intrinsics: np.ndarray,
+    image_size: tuple[int, int],
+    crop: Sequence[float] | None,
+    flip: bool,
+) -> tuple[Image.Image, np.ndarray]:
+    """Picture and intrinsics cropped, brought to `image_size`, and mirrored if asked for."""
+    if crop is not None:
+        image, intrinsics = cropped(image, intrinsics, crop)
+    picture, intrinsics = _resized(image, intrinsics, image_size)
     if flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         # the centre of pixel u lands on W - 1 - u
         intrinsics[0, 2] = image_size[1] - 1 - intrinsics[0, 2]
-    return picture, intrinsics, flip
+    return picture, intrinsics
 
 
 def _strong_image(picture: Image.Image, strong: Strong, generator: torch.Generator) -> Tensor:
@@ -162,14 +230,15 @@ def _strong_image(picture: Image.Image, strong: Strong, generator: torch.Generat
     return strong_colours(colours, strong, generator).float() / 255
 
 
-def _resized(frame: Frame, image_size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+def _resized(
+    image: Image.Image, intrinsics: np.ndarray, image_size: tuple[int, int]
+) -> tuple[Image.Image, np.ndarray]:
     """Picture and intrinsics brought to `image_size`. Antialiased, as a camera would."""
     height, width = image_size
-    image = frame.image
     scale_x, scale_y = width / image.width, height / image.height
     if (image.height, image.width) != tuple(image_size):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    intrinsics = frame.intrinsics.copy()
+    intrinsics = intrinsics.copy()
     intrinsics[0] *= scale_x
     intrinsics[1] *= scale_y
     # pixel centres are at whole numbers, so the corner of the picture is at -1/2

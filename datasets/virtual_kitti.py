@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import protocol, splits
+from datasets import kitti_calibration, protocol, splits
 from datasets.frame import DataError, Frame, read_depth_png, read_image
 from datasets.options import check_variant, refuse_depth_scale
 
@@ -29,6 +29,7 @@ VAL_SCENES = frozenset({"Scene02"})
 
 # (folder of the pictures, folder of the depth) under the root, as the archives unpack
 LAYOUTS = ((".", "."), ("vkitti_2.0.3_rgb", "vkitti_2.0.3_depth"), ("rgb", "depth"))
+TEXT_FOLDERS = (".", "vkitti_2.0.3_textgt", "textgt")  # where extrinsic.txt may lie, likewise
 
 Key = tuple[str, str, int, str]  # scene, condition, frame number, camera
 
@@ -39,7 +40,8 @@ class VirtualKitti:
     Layout: <root>/Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg, and .../frames/depth/Camera_0/
     depth_00000.png under the same root; or the two below vkitti_2.0.3_rgb/ and vkitti_2.0.3_depth/
     (or rgb/ and depth/). Depth is 16-bit, centimetres. It stays true beyond 80 m; sky (655.35 m) is
-    no ground truth.
+    no ground truth. Poses are those of <root>/Scene01/clone/extrinsic.txt, or of the same below
+    vkitti_2.0.3_textgt/ or textgt/, where there is such a file.
 
     Ids are "<scene>/<condition>/rgb_<number, five digits>", with " Camera_1" for the right camera.
     Splits: a list file of ids (see `splits.find_list`); without one, by scene and left camera only:
@@ -73,6 +75,7 @@ class VirtualKitti:
         self._keys = self._listed(path) if path else self._computed(split)
         self.frame_ids = tuple(_frame_name(key) for key in self._keys)
         splits.check_unique(self.frame_ids, path or self.root)
+        self._extrinsics: dict[Path, dict[tuple[int, int], np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -98,17 +101,46 @@ class VirtualKitti:
         """Reader of the ground truth of a frame: (H, W) float32 metres, 0 = sky."""
         return {"rendered": partial(_read_depth, self.paths(index)["depth"])}
 
+    def has_stereo(self, index: int) -> bool:
+        """Whether the other camera's picture of the same instant is there. Opens no picture."""
+        return self._paths(_partner(self._keys[index]))["image"].is_file()
+
     def stereo_frame(self, index: int) -> tuple[Frame, float]:
-        """The other camera's frame, and the x of its centre in this camera's frame, in metres."""
-        *where, camera = self._keys[index]
-        left = camera == CAMERAS[0]
-        return self._frame((*where, CAMERAS[left])), BASELINE if left else -BASELINE
+        """The other camera's frame, and the x of its centre in this camera's frame, in metres.
+
+        Raises DataError without that picture.
+        """
+        key = self._keys[index]
+        return self._frame(_partner(key)), BASELINE if key[-1] == CAMERAS[0] else -BASELINE
+
+    def has_neighbour(self, index: int, offset: int) -> bool:
+        """Whether this camera has a picture `offset` frames on. Opens no picture."""
+        return self._paths(_neighbour(self._keys[index], offset))["image"].is_file()
 
     def neighbour_frame(self, index: int, offset: int) -> Frame | None:
         """Same camera and condition, frame number + offset; None at the ends of the scene."""
+        if not self.has_neighbour(index, offset):
+            return None
+        return self._frame(_neighbour(self._keys[index], offset))
+
+    def relative_pose(self, index: int, offset: int) -> np.ndarray | None:
+        """(4, 4) float64, metres: coordinates in this camera -> in the one `offset` frames on.
+
+        None where there is no extrinsic.txt or no such picture. Raises DataError if the file is
+        damaged or lacks the row of one of the two.
+        """
         scene, condition, number, camera = self._keys[index]
-        key = (scene, condition, number + offset, camera)
-        return self._frame(key) if self._paths(key)["image"].is_file() else None
+        files = (self.root / name / scene / condition / "extrinsic.txt" for name in TEXT_FOLDERS)
+        path = next((file for file in files if file.is_file()), None)
+        if path is None or not self.has_neighbour(index, offset):
+            return None
+        if path not in self._extrinsics:
+            self._extrinsics[path] = _read_extrinsics(path)
+        rows = [(frame, CAMERAS.index(camera)) for frame in (number, number + offset)]
+        if missing := [row for row in rows if row not in self._extrinsics[path]]:
+            raise DataError(f"{path}: no row of (frame, camera) {missing[0]}; restore the file")
+        here, there = (self._extrinsics[path][row] for row in rows)  # world -> camera
+        return there @ np.linalg.inv(here)
 
     def _paths(self, key: Key) -> dict[str, Path]:
         scene, condition, number, camera = key
@@ -172,6 +204,36 @@ class VirtualKitti:
 def _frame_name(key: Key) -> str:
     scene, condition, number, camera = key
     return f"{scene}/{condition}/rgb_{number:05d}" + ("" if camera == CAMERAS[0] else f" {camera}")
+
+
+def _partner(key: Key) -> Key:
+    *where, camera = key
+    return (*where, CAMERAS[1 - CAMERAS.index(camera)])
+
+
+def _neighbour(key: Key, offset: int) -> Key:
+    scene, condition, number, camera = key
+    return scene, condition, number + offset, camera
+
+
+def _read_extrinsics(path: Path) -> dict[tuple[int, int], np.ndarray]:
+    """The file's transforms, refused unless Camera_1 is where BASELINE says.
+
+    That tells world -> camera from its inverse, which nothing else in the file does.
+    """
+    extrinsics = kitti_calibration.read_extrinsics(path)
+    expected = np.eye(4)
+    expected[0, 3] = -BASELINE
+    for frame, camera in extrinsics:
+        if camera != 0 or (frame, 1) not in extrinsics:
+            continue
+        across = extrinsics[frame, 1] @ np.linalg.inv(extrinsics[frame, 0])
+        if not np.allclose(across, expected, rtol=0, atol=0.01):
+            raise DataError(
+                f"{path}: frame {frame}: Camera_1 is not {BASELINE} m to the right of Camera_0; "
+                "the rows of Virtual KITTI 2 are world -> camera"
+            )
+    return extrinsics
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -36,6 +36,15 @@ class DepthOutput(NamedTuple):
             features=(),
         )
 
+    def without_graph(self) -> DepthOutput:
+        """The same numbers, through which no gradient goes."""
+        uncertainty = self.log_uncertainty
+        return DepthOutput(
+            depth=self.depth.detach(),
+            log_uncertainty=None if uncertainty is None else uncertainty.detach(),
+            features=tuple(feature.detach() for feature in self.features),
+        )
+
     def resized(self, size: tuple[int, int]) -> DepthOutput:
         """Depth and uncertainty brought to `size` (height, width), bilinear, half-pixel corners."""
         if tuple(self.depth.shape[-2:]) == tuple(size):

@@ -61,7 +61,7 @@ class ViTEncoder(nn.Module):
         if isinstance(name, ViTShape):
             vit = _vit_of_shape(name, image_size)
         else:
-            vit = _create_vit(name, image_size, keep_prefix=prefix_tokens == "per_group")
+            vit = create_vit(name, image_size, keep_prefix=prefix_tokens == "per_group")
         self.load_report = None  # set when pretrained weights are loaded
         self.image_size = image_size
         self.patch_size = vit.patch_embed.patch_size
@@ -70,11 +70,7 @@ class ViTEncoder(nn.Module):
         self.taps = _checked_taps(taps, depth=len(vit.blocks), name=name)
         # blocks behind the last tap would never learn
         del vit.blocks[self.taps[-1] + 1 :]
-        # random weights learn streets faster from positions that already know up from down;
-        # pretrained weights bring their own
-        with torch.no_grad():
-            positions = build_sincos2d_pos_embed(self.grid(image_size), vit.embed_dim)
-            vit.pos_embed[:, -len(positions) :].copy_(positions)
+        lay_out_positions(vit, self.grid(image_size))
         vit.norm = nn.Identity()
         vit.fc_norm = nn.Identity()
         self.vit = vit
@@ -138,6 +134,17 @@ def check_divisible(image_size: tuple[int, int], patch_size: tuple[int, int]) ->
     )
 
 
+def lay_out_positions(vit: VisionTransformer, grid: tuple[int, int]) -> None:
+    """Sines and cosines of row and column as the position embedding of the patches, in place.
+
+    Random weights learn streets faster from positions that already know up from down; pretrained
+    weights bring their own.
+    """
+    with torch.no_grad():
+        positions = build_sincos2d_pos_embed(grid, vit.embed_dim)
+        vit.pos_embed[:, -len(positions) :].copy_(positions)
+
+
 def _vit_of_shape(shape: ViTShape, image_size: tuple[int, int]) -> VisionTransformer:
     check_divisible(image_size, (shape.patch_size, shape.patch_size))
     vit = VisionTransformer(
@@ -156,19 +163,37 @@ def _vit_of_shape(shape: ViTShape, image_size: tuple[int, int]) -> VisionTransfo
     return vit
 
 
-def _create_vit(name: str, image_size: tuple[int, int], *, keep_prefix: bool) -> VisionTransformer:
+def create_vit(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    keep_prefix: bool,
+    in_chans: int = 3,
+    setting: str = "network.encoder",
+) -> VisionTransformer:
+    """timm's plain ViT of that name with random weights: tokens out, no pooling and no classifier.
+
+    Args:
+        keep_prefix: whether class and register tokens stay.
+        in_chans: channels of its pictures.
+        setting: the key that names it, for messages.
+
+    Raises:
+        NetworkError: unknown to timm, not a plain ViT, or its patch does not divide `image_size`.
+    """
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
         near = difflib.get_close_matches(name, timm.list_models("vit_*"), n=3)
-        raise NetworkError(f"network.encoder: timm knows no model {name!r}; nearest: {near}")
+        raise NetworkError(f"{setting}: timm knows no model {name!r}; nearest: {near}")
     patch = timm.get_pretrained_cfg(name)
     if patch is None or not name.startswith(("vit_", "deit")):
-        raise NetworkError(f"network.encoder: {name!r} is not a plain ViT (vit_*, deit_* of timm)")
+        raise NetworkError(f"{setting}: {name!r} is not a plain ViT (vit_*, deit_* of timm)")
     no_prefix = {} if keep_prefix else {"class_token": False, "reg_tokens": 0}
     try:
         vit = timm.create_model(
             name,
             pretrained=False,
             img_size=image_size,
+            in_chans=in_chans,
             num_classes=0,
             global_pool="",
             dynamic_img_size=True,
@@ -176,11 +201,11 @@ def _create_vit(name: str, image_size: tuple[int, int], *, keep_prefix: bool) ->
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise NetworkError(
-            f"network.encoder: {name!r} cannot be read as a plain ViT: {error}"
+            f"{setting}: {name!r} cannot be read as a plain ViT: {error}"
         ) from error
     if type(vit) is not VisionTransformer:
         raise NetworkError(
-            f"network.encoder: {name!r} is a {type(vit).__name__}, not a plain VisionTransformer"
+            f"{setting}: {name!r} is a {type(vit).__name__}, not a plain VisionTransformer"
         )
     check_divisible(image_size, vit.patch_embed.patch_size)
     return vit

@@ -28,8 +28,8 @@ RANGE_METRICS = ("abs_rel", "rmse", "d1")  # those of per_range.csv
 
 
 def compare(
-    a: str,
-    b: str,
+    a: str | Sequence[str | Path],
+    b: str | Sequence[str | Path],
     *,
     split: str = "val",
     metrics: Sequence[str] = METRIC_NAMES,
@@ -40,7 +40,7 @@ def compare(
     """Differences B - A of the first protocol's metrics, over all images, by range and by scene.
 
     Args:
-        a, b: evaluation folder, run folder, or a pattern of several (seeds of one method).
+        a, b: evaluation folder, run folder, or a pattern or list of several (seeds of one method).
         split: folder below <run>/evaluation, where run folders are given.
         metrics: names of METRIC_NAMES; ranges have those of RANGE_METRICS among them.
         resample: "images", or "scenes": whole scenes are drawn, for frames that are near-duplicates

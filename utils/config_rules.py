@@ -194,9 +194,7 @@ def check_combinations(config: dict) -> list[str]:
         problems.append("train.teacher=average: there is none without train.ema_decay (0.99, say)")
     weights = config["loss_weights"]
     if weights["smoothness"] > 0 and not weights["photometric"]:
-        problems.append(
-            "loss_weights.smoothness: goes with loss_weights.photometric, which is 0; set it as well"
-        )
+        problems.append("loss_weights.smoothness: goes with loss_weights.photometric, which is 0")
     offsets = config["self_supervision"]["offsets"]
     if len(set(offsets)) < len(offsets):
         problems.append(f"self_supervision.offsets = {offsets}: each neighbour once")

@@ -66,21 +66,24 @@ class Evaluation(NamedTuple):
         return values
 
 
-def read_side(what: str, split: str) -> list[Evaluation]:
-    """The evaluations that one word of the command line means, one a seed.
+def read_side(what: str | Sequence[str | Path], split: str) -> list[Evaluation]:
+    """The evaluations that one word of the command line means, or those of a list, one a seed.
 
     Args:
-        what: an evaluation folder, a run folder, or a pattern (with * ? [) of several of them.
+        what: an evaluation folder, a run folder, or a pattern (with * ? [) of several of them; or a
+            list of folders, which are taken by their names alone.
         split: folder below <run>/evaluation where a run folder is given.
 
     Raises:
         ComparisonError: nothing is there, a file is missing or damaged, a run is named twice.
     """
-    folders = [Path(what)]
-    if not folders[0].exists() and any(sign in what for sign in "*?["):
+    folders = [Path(what)] if isinstance(what, str) else [Path(folder) for folder in what]
+    if isinstance(what, str) and not folders[0].exists() and any(sign in what for sign in "*?["):
         folders = sorted(path for name in glob.glob(what) if (path := Path(name)).is_dir())
     if not folders:
-        raise ComparisonError(f"no folder matches the pattern {what!r}")
+        raise ComparisonError(
+            f"no folder matches the pattern {what!r}" if what else "no folder is named to compare"
+        )
     found = [_evaluation_folder(folder, split) for folder in folders]
     if len({folder.resolve() for folder in found}) < len(found):
         raise ComparisonError(f"{what}: names one run twice; name each once")

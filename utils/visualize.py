@@ -16,7 +16,7 @@ from PIL import Image
 
 from utils.page import PAPER, Scale, Tile, colorize, draw_page
 
-__all__ = ["colorize", "consistency_panel", "contact_sheet", "panel"]
+__all__ = ["colorize", "consistency_panel", "contact_sheet", "panel", "warp_panel"]
 
 MAX_ERROR = 0.5  # absolute relative error at the end of its bar
 SPARSE = 0.35  # below this share of measured pixels (LiDAR: 0.04 to 0.2) points are drawn larger
@@ -117,6 +117,35 @@ def consistency_panel(
     if depth is not None:
         tiles.append(_map_tile("ground truth", _enlarged(depth), scale, "metres"))
     return draw_page(tiles, aspect=weak.width / weak.height, title=title)
+
+
+def warp_panel(
+    *,
+    target: np.ndarray,
+    source: np.ndarray,
+    warped: np.ndarray,
+    error: np.ndarray,
+    depth: np.ndarray,
+    title: str = "",
+) -> Image.Image:
+    """What self-supervision compares: a picture beside another one of its scene, before and after.
+
+    Args:
+        target, source, warped: (3, H, W) in [0, 1]; `warped` is the source in the target's view.
+        error: (H, W) between warped and target, 0 to 1; NaN (dark grey) where the source sees
+            nothing. Drawn from 0 to MAX_ERROR.
+        depth: (H, W) metres by which it was warped.
+        title: a line above the tiles.
+    """
+    error, depth = _planes(error, depth)
+    tiles = [
+        Tile("target", _picture(target)),
+        Tile("source", _picture(source)),
+        Tile("source, warped by the depth", _picture(warped)),
+        _map_tile("what is left", error, Scale(0.0, MAX_ERROR, "magma"), "SSIM and L1 error"),
+        _map_tile("depth", depth, _depth_scale(depth), "metres"),
+    ]
+    return draw_page(tiles, aspect=tiles[0].picture.width / tiles[0].picture.height, title=title)
 
 
 def contact_sheet(panels: Sequence[Image.Image]) -> Image.Image:

@@ -1,0 +1,63 @@
+"""The plain images of a training: opened, checked, and as endless batches. Both scripts use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from dotmap import DotMap
+
+from datasets.leakage import check_apart, check_trainable
+from datasets.photometric import Strong
+from datasets.source_views import FramesWithSources
+from datasets.splits import frame_ids_at
+from datasets.views import Jitter, unlabeled_view
+from frames import Stream, open_frames, refuse_test
+from networks import DepthNetwork
+from self_supervision import wanted_sources
+from session import endless_batches
+from utils.processes import Process, check_same_everywhere
+
+
+def open_unlabeled(
+    cfg: DotMap, labeled: Stream, validation: Stream, process: Process
+) -> Stream:  # fmt: skip
+    """The plain images; of their files only the pictures are asked for.
+
+    Raises DataError if none is left, one belongs to a test scene, or more than
+    `unlabeled.may_share` allows are validated on; DisagreementError if processes would train on
+    others.
+    """
+    known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
+    dataset, indices = open_frames(
+        cfg.unlabeled, seed=cfg.run.seed, budget="frames", roles=("image",),
+        exclude=known if cfg.unlabeled.exclude_labeled else (),
+    )  # fmt: skip
+    check_trainable(frame_ids_at(dataset, indices), dataset)
+    refuse_test("unlabeled", cfg.unlabeled, (dataset, indices))
+    check_apart((dataset, indices), validation, cfg.unlabeled.may_share)
+    check_same_everywhere(cfg.unlabeled.list_sha256, "unlabelled frames", process)
+    return dataset, indices
+
+
+def unlabeled_batches(
+    cfg: DotMap,
+    stream: Stream,
+    network: DepthNetwork,
+    *,
+    strong: Strong | None,
+    first_step: int,
+    process: Process,
+) -> Iterator[dict]:
+    """Endless batches of `unlabeled_view`; with sources where the configuration asks for them."""
+    dataset, indices = stream
+    wanted = wanted_sources(cfg)
+    if wanted is not None:
+        dataset = FramesWithSources(dataset, wanted)
+    view = partial(
+        unlabeled_view, image_size=network.image_size, crop=cfg.unlabeled.crop,
+        augmentation=Jitter(**cfg.augmentation.toDict()), strong=strong,
+    )  # fmt: skip
+    return endless_batches(
+        cfg, "unlabeled", (dataset, indices), view, first_step=first_step, process=process
+    )
