@@ -158,9 +158,9 @@ class ImageFolder:
         for file in (self.root / CAMERA_FILE, self.root / POSES_FILE):
             if path is not None and file.is_file() and file.samefile(path):
                 raise DataError(
-                    f"{file} is no list of pictures: under this name an images root holds "
-                    f"{'poses' if file.name == POSES_FILE else 'a camera matrix'}. The split of "
-                    "all pictures is 'all'; a list needs another name"
+                    f"{file} is no list of pictures: in an images root it holds "
+                    f"{'poses' if file.name == POSES_FILE else 'the camera matrix'}. The split of "
+                    "all pictures is 'all'; give a list another name"
                 )
 
 

@@ -175,10 +175,18 @@ def virtual_kitti_tree(
     size: tuple[int, int] = (24, 80),
     rgb: str = "",
     depth: str = "",
+    text: str | None = None,
 ) -> Path:
-    """Virtual KITTI 2; pixel (0, 0) of all depth is sky. `rgb`, `depth`: separate folders."""
+    """Virtual KITTI 2; pixel (0, 0) of all depth is sky. `rgb`, `depth`: separate folders.
+
+    With `text`, a folder below root ("" for root itself), there are extrinsic.txt: see
+    `virtual_kitti_extrinsics`.
+    """
     for scene in scenes:
         for condition in conditions:
+            if text is not None:
+                rows = virtual_kitti_extrinsics(num_frames)
+                write_list(root / text / scene / condition / "extrinsic.txt", rows)
             middle = Path(scene, condition, "frames")
             for number in range(num_frames):
                 for camera in ("Camera_0", "Camera_1"):
@@ -189,6 +197,20 @@ def virtual_kitti_tree(
                     place = root / depth / middle / "depth" / camera
                     write_depth(place / f"depth_{number:05d}.png", units)
     return root
+
+
+def virtual_kitti_extrinsics(num_frames: int) -> list[str]:
+    """Lines of extrinsic.txt, world -> camera: the cameras look along the world's x, and go 1 m
+    forward a frame."""
+    rows = ["frame cameraID r1,1 r1,2 r1,3 t1 r2,1 r2,2 r2,3 t2 r3,1 r3,2 r3,3 t3 0 0 0 1"]
+    rotation = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]])
+    for number in range(num_frames):
+        for camera, across in enumerate((0, 0.532725)):
+            centre = np.array([100.0 + number, 2, 30 - across])  # in the world; right is -z
+            matrix = np.column_stack([rotation, -rotation @ centre]).ravel()
+            numbers = " ".join(f"{value:g}" for value in matrix)
+            rows.append(f"{number} {camera} {numbers} 0 0 0 1")
+    return rows
 
 
 def rgbd_tree(
@@ -218,4 +240,26 @@ def image_tree(root: Path, *, size: tuple[int, int] = (24, 32)) -> Path:
         write_picture(root / name, size, number)
     write_picture(root / ".hidden" / "cache.png", size)
     (root / "notes.md").write_text("no picture", encoding="utf-8")
+    return root
+
+
+def video_tree(
+    root: Path,
+    *,
+    folders: Mapping[str, Iterable[int]] | None = None,
+    size: tuple[int, int] = (24, 32),
+    poses: bool = True,
+) -> Path:
+    """Unlabelled video frames <folder>/<six digits>.jpg of one camera, intrinsics.txt, poses.txt.
+
+    The camera goes a metre forward from picture to picture, also from folder to folder.
+    """
+    folders = {"a": range(8, 12), "b": range(2)} if folders is None else folders
+    for folder, numbers in folders.items():
+        for number in numbers:
+            write_picture(root / folder / f"{number:06d}.jpg", size, number)
+    write_list(root / "intrinsics.txt", ["30.5 0 15.5", "0 30 11.5", "0 0 1"])
+    if poses:
+        count = sum(len(list(numbers)) for numbers in folders.values())
+        write_list(root / "poses.txt", [f"1 0 0 0 0 1 0 0 0 0 1 {z}" for z in range(count)])
     return root
