@@ -46,7 +46,7 @@ def test_the_part_that_is_kept_is_the_one_asked_for(picture):
     array = np.asarray(picture)
     part, _ = cropped(picture, CAMERA, (0, 0.75, 0, 1))  # 30.75 rows
     assert np.array_equal(np.asarray(part), array[:31])
-    part, _ = cropped(picture, CAMERA, (0.2, 0.9, 0.1, 0.5))  # rows 8.2 to 36.9, columns 6.7 to 33.5
+    part, _ = cropped(picture, CAMERA, (0.2, 0.9, 0.1, 0.5))  # rows 8.2 to 36.9, 6.7 to 33.5
     assert np.array_equal(np.asarray(part), array[8:37, 7:34])
 
 
