@@ -54,12 +54,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Tile:
-    """A labelled picture; `scale` and `unit` explain its colours where it is a map."""
+    """A labelled picture; `scale` and `unit` explain its colours where it is a map.
+
+    `note` is written on the picture, in its lower left corner.
+    """
 
     label: str
     picture: Image.Image
     unit: str = ""
     scale: Scale | None = None
+    note: str = ""
 
 
 def colorize(
@@ -130,6 +134,10 @@ def _draw_tile(page: Image.Image, tile: Tile, left_top: Pair, size: Pair) -> Non
     is_photo = tile.scale is None  # colours of a map are read off its bar, so they are not blended
     resample = Image.Resampling.LANCZOS if is_photo else Image.Resampling.NEAREST
     page.paste(tile.picture.resize(size, resample), (left, top))
+    if tile.note:
+        x0, y0, x1, y1 = draw.textbbox((left + 8, top + height - 7), tile.note, small_font, "ls")
+        draw.rectangle((x0 - 5, y0 - 4, x1 + 5, y1 + 4), PAPER)
+        draw.text((left + 8, top + height - 7), tile.note, INK, small_font, anchor="ls")
     if tile.scale is not None:
         _draw_bar(page, tile.scale, (left, top + height + 4), width)
 

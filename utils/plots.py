@@ -1,4 +1,4 @@
-"""Figures of the evaluation: sparsification, coverage, error by depth range (ours).
+"""Figures of evaluations: sparsification, coverage, error by depth range, by labels (ours).
 
 Drawn with matplotlib's figures alone: pyplot and global settings are not touched. Colours are those
 of Okabe and Ito (2008), which the colour-blind can tell apart; lines also differ in their dashes.
@@ -6,7 +6,7 @@ of Okabe and Ito (2008), which the colour-blind can tell apart; lines also diffe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +18,12 @@ DPI = 150
 INK, FAINT, GRID = "#18181b", "#71717a", "#e4e4e7"
 COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")  # of methods, in their order
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
 ORACLE_COLOR = "#009E73"
 ERROR_LABELS = {"abs_rel": "AbsRel", "rmse": "RMSE (m)", "d1": "1 − δ1"}
 
 Curves = Mapping[str, Mapping[str, np.ndarray]]
+Points = Sequence[tuple[float, float, float | None]]  # labels, mean, sample std of one run more
 
 
 def sparsification_plot(methods: Mapping[str, Curves]) -> Image.Image:
@@ -117,6 +119,51 @@ def range_plot(ranges: Mapping[str, Mapping[str, float]]) -> Image.Image:
     axes.set(xlabel="ground-truth depth (m)")
     axes.set_title("AbsRel", color=INK, fontsize=13, loc="left", fontweight="bold")
     axes.grid(visible=False, axis="x")
+    return _picture(figure)
+
+
+def budget_plot(
+    methods: Mapping[str, Points], published: Mapping[str, Points], *, ticks: Mapping[float, str]
+) -> Image.Image:
+    """AbsRel over the number of labels, a line a method; what others published dashed and hollow.
+
+    Args:
+        methods: name for the legend -> (labels, mean, std) of each budget; std None has no bar. A
+            method without points keeps its colour. At most as many as COLORS.
+        published: the same of some of these names; a legend entry says "paper".
+        ticks: number of labels -> its text. Points of one number stand a little beside each other.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: no method, too many, no tick, or a published name that is none of the methods.
+    """
+    _check_number(methods, "budget_plot")
+    if not ticks or published.keys() - methods.keys():
+        raise ValueError("budget_plot needs ticks, and published names among the methods")
+    figure, (axes,) = _figure((8.4, 5.0), columns=1)
+    left, right = np.log10([min(ticks), max(ticks)])
+    margin = max(0.06 * (right - left), 0.15)
+    step = (0.009 if len(ticks) > 1 else 0.1) * (right - left + 2 * margin)  # between neighbours
+    shift = {name: 10 ** (step * (k - (len(methods) - 1) / 2)) for k, name in enumerate(methods)}
+    looks = {name: {"color": color, "marker": marker, "ms": 7, "capsize": 3, "elinewidth": 1.2}
+             for name, color, marker in zip(methods, COLORS, MARKERS, strict=False)}  # fmt: skip
+    paper = {"lw": 1.2, "ls": (0, (4, 3)), "mfc": "white"}
+    lines = [(name, points, name, {"lw": 2.2, "zorder": 3}) for name, points in methods.items()]
+    lines += [(name, points, f"{name} (paper)", paper) for name, points in published.items()]
+    for name, points, label, style in lines:
+        if points:
+            x, mean, std = (np.asarray(c, np.float64) for c in zip(*sorted(points), strict=True))
+            axes.errorbar(x * shift[name], mean, std, label=label, **looks[name], **style)
+    axes.set(xscale="log", xlim=(10 ** (left - margin), 10 ** (right + margin)),
+             xlabel="labelled frames")  # fmt: skip
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_title("AbsRel, mean ± sample std over seeds", color=INK, fontsize=13, loc="left",
+                   fontweight="bold")  # fmt: skip
+    figure.legend(loc="outside lower center", ncols=2 if published else len(lines),
+                  frameon=False, fontsize=11, labelcolor=INK)  # fmt: skip
     return _picture(figure)
 
 
