@@ -115,6 +115,7 @@ def test_a_crop_keeps_the_geometry(streets):
     depth = torch.from_numpy(np.where(depth > 0, depth, 200.0).copy()).float()[None, None]
     losses = {s: loss_at(batch, s * depth) for s in (0.8, 0.9, 1.0, 1.1, 1.25)}
     assert min(losses, key=losses.get) == 1.0
+    assert torch.equal(batch["source_intrinsics"][:, 0], batch["intrinsics"])  # cut alike
 
 
 def plane_scene(distance, pose_x, scale=1):

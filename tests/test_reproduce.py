@@ -454,7 +454,7 @@ def test_the_slurm_script_passes_signals_on_and_queues_again(tmp_path, number, r
     python = tmp_path / "python"  # what ends 0.2 s after it was asked to
     python.write_text(
         '#!/bin/sh\ntrap "sleep 0.2; echo ended; exit 143" TERM\necho "$@"\n'
-        "while true; do sleep 0.05; done\n"
+        "for i in $(seq 600); do sleep 0.05; done\n"
     )
     python.chmod(0o755)
     started = slurm(tmp_path, "--table", "kitti", python=str(python))

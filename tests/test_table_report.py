@@ -200,6 +200,8 @@ def test_the_same_cells_give_the_same_bytes_and_seconds_stand_in_the_json_alone(
     assert changed == ["table.json"] and not list(out.glob("*.tmp*"))
     cells = json.loads((out / "table.json").read_text())["cells"]
     assert [cell.get("seconds") for cell in cells] == [99.5] * 11 + [None]
+    (environment,) = json.loads((out / "table.json").read_text())["environments"]
+    assert environment["git_commit"] == "0123abcd" and "command" not in environment
 
 
 def test_two_equal_methods_show_no_difference(tmp_path):
@@ -308,23 +310,44 @@ def test_a_list_of_folders_is_what_a_pattern_is(out):
         compare([out / "baseline_2_s*"], listed[1], **options)
 
 
-def test_the_plot_of_budgets_has_a_line_a_method_and_hollow_marks_of_others():
+def painted(picture, color, within=0):
+    """Rows and columns of what is drawn in this colour, or near it, without the legend."""
+    rgb = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    near = np.abs(np.asarray(picture, int) - rgb).max(axis=-1) <= within
+    return np.nonzero(near[: picture.height * 3 // 4])
+
+
+def test_the_plot_of_budgets_has_a_line_a_method_in_a_colour_of_its_own():
     ticks = {10: "10", 100: "100"}
     ours = {"A": [(10, 0.3, 0.01), (100, 0.2, 0.01)], "B": [(10, 0.2, None), (100, 0.1, None)]}
     picture = budget_plot(ours, {}, ticks=ticks)
-
-    def rows_of(picture, color):
-        rgb = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
-        found = np.nonzero((np.asarray(picture) == rgb).all(axis=-1))[0]
-        return found[found < 0.75 * picture.height]  # without the legend
-
-    first, second = (rows_of(picture, color) for color in plots.COLORS[:2])
+    first, second, third = (painted(picture, color)[0] for color in plots.COLORS[:3])
     assert first.size and second.size and first.mean() + 50 < second.mean()  # rows count downwards
-    assert not rows_of(picture, plots.COLORS[2]).size
+    assert not third.size
+
+    def height_of_first_mark(color):
+        rows, columns = painted(picture, color)
+        return np.ptp(rows[columns < columns.min() + 10])
+
+    assert height_of_first_mark(plots.COLORS[0]) > 1.5 * height_of_first_mark(plots.COLORS[1]) > 0
     alone = budget_plot({"A": [], "B": ours["B"]}, {}, ticks=ticks)
-    assert not rows_of(alone, plots.COLORS[0]).size and rows_of(alone, plots.COLORS[1]).size
-    paper = budget_plot({"A": [], "B": ours["B"]}, {"A": ours["A"]}, ticks=ticks)
-    assert 0 < rows_of(paper, plots.COLORS[0]).size < 0.6 * first.size  # dashed and hollow
+    assert not painted(alone, plots.COLORS[0])[0].size and painted(alone, plots.COLORS[1])[0].size
     for bad in (({}, {}, ticks), (ours, {"C": []}, ticks), (ours, {}, {})):
         with pytest.raises(ValueError, match="budget_plot"):
             budget_plot(bad[0], bad[1], ticks=bad[2])
+
+
+def test_published_lines_of_the_plot_are_dashed_and_their_marks_hollow():
+    points, ticks = [(10, 0.3, None), (100, 0.2, None)], {10: "10", 100: "100"}
+    shares, centres = [], []
+    for ours, paper in (({"A": points}, {}), ({"A": []}, {"A": points})):
+        picture = budget_plot(ours, paper, ticks=ticks)
+        rows, columns = painted(picture, plots.COLORS[0], within=60)
+        width = columns.max() - columns.min()
+        middle = np.abs(columns - columns.min() - width / 2) < width / 4
+        shares.append(len(np.unique(columns[middle])) / (width / 2))
+        mark = columns < columns.min() + 10
+        centre = round((rows[mark].min() + rows[mark].max()) / 2), columns.min() + 7
+        centres.append(np.asarray(picture)[centre].tolist())
+    assert shares[0] > 0.99 and 0.3 < shares[1] < 0.8
+    assert centres == [[0x00, 0x72, 0xB2], [255, 255, 255]]

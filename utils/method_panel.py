@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .page import Scale, Tile, draw_page
-from .visualize import _depth_scale, _enlarged
+from .visualize import depth_scale_of, enlarged
 
 WIDE = 2.0  # width / height from which a page breaks its tiles into two rows
 
@@ -45,8 +45,8 @@ def method_panel(
         An RGB picture at most 1600 pixels wide.
     """
     truth = np.where(depth > 0, depth, np.nan)
-    scale = _depth_scale(truth)
-    columns = [(Tile("image", image), _tile(Shown("ground truth", _enlarged(truth), ""), scale))]
+    scale = depth_scale_of(truth)
+    columns = [(Tile("image", image), _tile(Shown("ground truth", enlarged(truth), ""), scale))]
     for pair in zip(reference, ours, strict=True):
         columns.append(tuple(_tile(one, scale) for one in pair))
     aspect = image.width / image.height

@@ -52,9 +52,9 @@ def panel(
     depth, prediction, log_uncertainty, groups = _planes(depth, prediction, log_uncertainty, groups)
     tiles = [Tile("image", picture)]
     depth = _measured(depth)
-    scale = _depth_scale(depth, prediction)
+    scale = depth_scale_of(depth, prediction)
     if depth is not None:
-        tiles.append(_map_tile("ground truth", _enlarged(depth), scale, "metres"))
+        tiles.append(_map_tile("ground truth", enlarged(depth), scale, "metres"))
     if prediction is not None:
         tiles.append(_map_tile("prediction", prediction, scale, "metres"))
     if depth is not None and prediction is not None:
@@ -102,7 +102,7 @@ def consistency_panel(
         groups, pseudo_depth, strong_depth, log_uncertainty, depth
     )
     depth, pseudo_depth = _measured(depth), _measured(pseudo_depth)
-    scale = _depth_scale(depth, pseudo_depth, strong_depth)
+    scale = depth_scale_of(depth, pseudo_depth, strong_depth)
     tiles = [
         Tile("weak view", weak),
         Tile("strong view", strong),
@@ -115,7 +115,7 @@ def consistency_panel(
     tiles.append(_map_tile("strong depth", strong_depth, scale, "metres"))
     tiles.append(_error_tile("disagreement", strong_depth, pseudo_depth, "relative to pseudo"))
     if depth is not None:
-        tiles.append(_map_tile("ground truth", _enlarged(depth), scale, "metres"))
+        tiles.append(_map_tile("ground truth", enlarged(depth), scale, "metres"))
     return draw_page(tiles, aspect=weak.width / weak.height, title=title)
 
 
@@ -143,7 +143,7 @@ def warp_panel(
         Tile("source", _picture(source)),
         Tile("source, warped by the depth", _picture(warped)),
         _map_tile("what is left", error, Scale(0.0, MAX_ERROR, "magma"), "SSIM and L1 error"),
-        _map_tile("depth", depth, _depth_scale(depth), "metres"),
+        _map_tile("depth", depth, depth_scale_of(depth), "metres"),
     ]
     return draw_page(tiles, aspect=tiles[0].picture.width / tiles[0].picture.height, title=title)
 
@@ -185,7 +185,7 @@ def _map_tile(label: str, values: np.ndarray, scale: Scale, unit: str) -> Tile:
 
 def _error_tile(label: str, values: np.ndarray, reference: np.ndarray, unit: str) -> Tile:
     error = np.abs(_resized(values, reference.shape) - reference) / reference
-    return _map_tile(label, _enlarged(error), Scale(0.0, MAX_ERROR, "magma"), unit)
+    return _map_tile(label, enlarged(error), Scale(0.0, MAX_ERROR, "magma"), unit)
 
 
 def _groups_tile(groups: np.ndarray, picture: Image.Image) -> Tile:
@@ -203,7 +203,7 @@ def _groups_tile(groups: np.ndarray, picture: Image.Image) -> Tile:
     return Tile(label + f", {dropped.mean():.0%} dropped" * bool(dropped.any()), blended)
 
 
-def _depth_scale(*maps: np.ndarray | None) -> Scale:
+def depth_scale_of(*maps: np.ndarray | None) -> Scale:
     """Scale of the first map that has any depth; the others are drawn on it."""
     depths = [values[values > 0] for values in maps if values is not None]
     low, high = _extent(next((found for found in depths if found.size), np.ones(1)))
@@ -228,7 +228,7 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(dense.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def _enlarged(values: np.ndarray) -> np.ndarray:
+def enlarged(values: np.ndarray) -> np.ndarray:
     """Sparse (H, W) values grown into the NaN around them, so that a small tile still shows them.
 
     Every hole copies one measured neighbour, so maps with the same holes grow alike."""
