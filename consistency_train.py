@@ -147,7 +147,7 @@ def train(cfg: DotMap) -> None:
     audited = open_audited(cfg, unlabeled)
     sources = describe_sources(cfg, unlabeled)
     network, state = start_network(cfg, process)
-    supervision = build_self_supervision(cfg, network)
+    supervision = build_self_supervision(cfg, network, resumed=state is not None)
     step_module = ConsistencyStep(
         network, weights=weights, supervision=supervision, **cfg.losses.toDict()
     ).to(process.device)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from dotmap import DotMap
-from networks.pose_network import build_pose_network
 from torch import Tensor, nn
 
 from datasets.source_views import WantedSources, check_sources
 from frames import Stream
 from losses import photometric_loss, picture_error, smoothness_loss, warp
 from networks import DepthNetwork
+from networks.pose_network import build_pose_network
 from utils.visualize import contact_sheet, warp_panel
 
 SELF_SUPERVISED = ("photometric", "smoothness")
@@ -90,12 +90,17 @@ class SelfSupervision(nn.Module):
         return torch.cat([known[:, :first], predicted.to(known.dtype)], 1)
 
 
-def build_self_supervision(cfg: DotMap, network: DepthNetwork) -> SelfSupervision | None:
-    """The term that the configuration asks for; None where loss_weights.photometric is 0."""
+def build_self_supervision(
+    cfg: DotMap, network: DepthNetwork, *, resumed: bool
+) -> SelfSupervision | None:
+    """The term that the configuration asks for; None where loss_weights.photometric is 0.
+
+    `resumed`: a checkpoint will fill the pose network, so its pretrained weights are not needed.
+    """
     if not cfg.loss_weights.photometric:
         return None
     smooth = cfg.loss_weights.smoothness > 0
-    settings = cfg.self_supervision.toDict()
+    settings = cfg.self_supervision.toDict() | ({"pose_pretrained": "none"} if resumed else {})
     return SelfSupervision(image_size=network.image_size, smooth=smooth, **settings)
 
 

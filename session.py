@@ -284,7 +284,8 @@ class Session:
         for name, write in draw.items():
             path = path.with_name(f"step_{done:06d}_{name}.png")
             write(path)
-            self.log.log_picture(done, path, name)
+            if path.is_file():  # there may have been nothing to show
+                self.log.log_picture(done, path, name)
 
     def close(self) -> None:
         """The best validation beside predictions that never look at the image; end of the log."""

@@ -81,7 +81,7 @@ def train(cfg: DotMap) -> None:
         streams["unlabeled"] = open_unlabeled(cfg, labeled, validation, process)
         sources = describe_sources(cfg, streams["unlabeled"])
     network, state = start_network(cfg, process)
-    supervision = build_self_supervision(cfg, network)
+    supervision = build_self_supervision(cfg, network, resumed=state is not None)
     step_module = SupervisedStep(
         network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error,
         supervision=supervision,

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from conftest import HOUSE, run_pair, run_script
 
@@ -220,6 +221,20 @@ def test_a_stopped_video_run_goes_on_bit_for_bit(tiny, streets, tmp_path):
     whole, halves = states
     assert any(key.startswith("self_supervision.pose_network.") for key in whole)
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
+
+
+def test_a_resumed_run_needs_no_pretrained_poses_any_more(tiny, streets, tmp_path):
+    weights = tmp_path / "vit.pth"
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save(vit.state_dict(), weights)
+    words = words_of(tiny, streets, "self_supervision.sources=video", "schedule.name=constant",
+                     f"self_supervision.pose_pretrained={weights}")  # fmt: skip
+    train_main([*words, "train.num_steps=1"])
+    weights.unlink()
+    with pytest.raises(USER_ERRORS, match="pose_pretrained"):
+        train_main([*words, "run.name=other"])
+    train_main([*words, "train.num_steps=2"])
+    assert lines_of(tmp_path)[-1]["step"] == 2
 
 
 @pytest.mark.parametrize(
