@@ -2,11 +2,13 @@
 
     python evaluate_pose.py --ckpt runs/video                   # the run's unlabelled frames
     python evaluate_pose.py --ckpt runs/video --split val
-    python evaluate_pose.py --ckpt runs/video --split all unlabeled.dataset=images unlabeled.root=/drive
+    python evaluate_pose.py --ckpt runs/video --split all unlabeled.dataset=images \\
+        unlabeled.root=/drive
 
-Every frame that has a next one and a known pose to it is scored, beside what never looks at pictures
-(constant velocity, standing still). Writes <run>/pose/<split>/: pose.json, and trajectory.png, the
-longest drives from above; prints the table. What the numbers are: utils/trajectory.py.
+Every frame that has a next one and a known pose to it is scored, beside what never looks at any
+picture (constant velocity, standing still). Writes <run>/pose/<split>/: pose.json, and
+trajectory.png, the longest drives from above; prints the table. What the numbers mean is said in
+utils/trajectory.py. A look at test frames is entered in test_ledger.jsonl beside the runs.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -45,14 +47,11 @@ from utils.threads import in_order
 from utils.trajectory import (
     SNIPPET_LENGTH,
     TrajectoryError,
-    camera_positions,
     consecutive_runs,
-    floors,
-    pose_errors,
-    scaled,
-    snippet_ate,
+    pose_table,
+    score_poses,
 )
-from utils.trajectory_plot import TRUE, trajectory_plot
+from utils.trajectory_plot import longest_runs, trajectory_plot
 
 # OSError: a full disk, or a folder that may not be written, is the user's to mend
 USER_ERRORS = (
@@ -60,19 +59,10 @@ USER_ERRORS = (
 )  # fmt: skip
 PREFIX = "self_supervision.pose_network."  # of its weights in the training state
 NUM_THREADS = 4  # that read pictures
-NUM_DRAWN = 3  # drives
-COLUMNS = {  # of the printed table
-    "translation_error_m": "trans. (m)",
-    "rotation_error_deg": "rot. (deg)",
-    "direction_error_deg": "dir. (deg)",
-    "length_ratio": "scale",
-    "ate_m": "ATE (m)",
-    "scaled_ate_m": "scaled ATE (m)",
-}
 
 
 class Pair(NamedTuple):
-    """A frame and the next, ready for the network: (3, H, W) float32 in [0, 1] each."""
+    """A frame and the next, ready for the network: pictures (3, H, W) float32 in [0, 1]."""
 
     frame_id: str
     next_frame_id: str
@@ -105,20 +95,21 @@ def pose_network_of(state: dict[str, Any], cfg: DotMap, *, place: str) -> PoseNe
 
 
 def known_poses(opened: Stream) -> dict[int, np.ndarray]:
-    """Frame -> true pose to the next one, of the frames that have both. Opens no picture.
+    """Index -> true pose to the next frame, of the frames that have both. Opens no picture.
 
     Raises DataError if there is none.
     """
     dataset, indices = opened
     kind = type(dataset).__name__
     if not hasattr(dataset, "relative_pose"):
-        raise DataError(f"{kind} knows no poses; evaluate on synthetic, kitti or images, say")
+        raise DataError(f"{kind} knows no poses; synthetic, kitti, virtual_kitti and images do")
     poses = {index: dataset.relative_pose(index, 1) for index in indices}
     known = {index: pose for index, pose in poses.items() if pose is not None}
     if not known:
         raise DataError(
             f"none of the {len(indices)} frames of {kind} has a next frame and a known pose to it; "
-            "poses are read from poses/<drive>/<camera>.txt (kitti) or poses.txt (images)"
+            "poses are in poses/<drive>/<camera>.txt (kitti), poses.txt (images), extrinsic.txt "
+            "(virtual_kitti)"
         )
     return known
 
@@ -126,7 +117,7 @@ def known_poses(opened: Stream) -> dict[int, np.ndarray]:
 def read_pair(
     dataset: Any, index: int, *, image_size: tuple[int, int], crop: Sequence[float] | None
 ) -> Pair:
-    """A frame and the next, brought to the network's size as in training. DataError if damaged."""
+    """A frame and the next, cropped and resized as in training. DataError if one is damaged."""
 
     def image(frame: Frame) -> Tensor:
         if crop is not None:
@@ -142,7 +133,8 @@ def read_pair(
 def predict_poses(
     network: PoseNetwork, pairs: Iterator[Pair], *, batch_size: int, device: torch.device
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """(n, 4, 4) float64 predicted poses, frame -> next, and the ids of the two."""
+    """(n, 4, 4) float64 predicted poses, frame -> next, in metres, and the ids of the two."""
+    network.to(device)
     poses, names = [], []
     while batch := list(islice(pairs, batch_size)):
         target, source = (
@@ -154,58 +146,26 @@ def predict_poses(
     return np.concatenate(poses), names
 
 
-def score(
-    predicted: np.ndarray, true: np.ndarray, runs: Sequence[int], *, length: int
-) -> dict[str, dict[str, float]]:
-    """`pose_errors` and, if a run is long enough, `snippet_ate`, of predictions and floors."""
-    rows = {"predicted": predicted}
-    ratio = pose_errors(predicted, true)["length_ratio"]
-    if ratio > 0:  # not NaN either
-        rows["median_scaled"] = scaled(predicted, 1 / ratio)
-    rows |= floors(true)
-    scores = {name: pose_errors(poses, true) for name, poses in rows.items()}
-    if max(np.bincount(runs)) + 1 < length:
-        print(f"no {length} consecutive frames, so no ATE; --snippet-frames sets another number")
-        return scores
-    return {
-        name: {**scores[name], **snippet_ate(poses, true, length=length, runs=runs)}
-        for name, poses in rows.items()
+def write_results(
+    out: Path, facts: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]], picture: Any
+) -> None:
+    """pose.json, null where a number is not defined, and trajectory.png; whole or not at all."""
+    errors = {
+        name: {key: None if math.isnan(x) else x for key, x in row.items()}
+        for name, row in scores.items()
     }
-
-
-def printed_table(scores: dict[str, dict[str, float]]) -> str:
-    """The scores as plain text, a dash where there is none."""
-    width = max(len(name) for name in scores)
-    lines = [" " * width + "".join(f"{title:>16}" for title in COLUMNS.values())]
-    for name, row in scores.items():
-        values = (row.get(column, math.nan) for column in COLUMNS)
-        cells = "".join(f"{'–' if math.isnan(x) else f'{x:.4f}':>16}" for x in values)
-        lines.append(f"{name.replace('_', ' '):<{width}}{cells}")
-    return "\n".join(lines)
-
-
-def draw(
-    predicted: np.ndarray, true: np.ndarray, runs: list[list[int]], names: list[tuple[str, str]],
-    *, ratio: float,
-) -> Any:  # fmt: skip
-    """The longest runs from above: true, predicted, and predicted at the right scale."""
-    drives = {}
-    for run in sorted(runs, key=len, reverse=True)[:NUM_DRAWN]:
-        paths = {TRUE: camera_positions(true[run]), "predicted": camera_positions(predicted[run])}
-        if ratio > 0:
-            paths["median-scaled"] = camera_positions(scaled(predicted[run], 1 / ratio))
-        drives[f"{names[run[0]][0]}, {len(run) + 1} frames"] = paths
-    return trajectory_plot(drives)
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps({**facts, "errors": errors}, indent=2, allow_nan=False) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    for name, write in (
+        ("pose.json", lambda path: path.write_text(text)),
+        ("trajectory.png", partial(picture.save, format="PNG")),
+    ):
+        temporary = out / f"{name}.tmp.{os.getpid()}"
+        try:
+            write(temporary)
+            temporary.replace(out / name)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -213,13 +173,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ckpt", required=True, help="run folder or checkpoint file")
-    parser.add_argument("--split", help="split or list of the unlabelled dataset (default: its own)")
-    parser.add_argument("--out", type=Path, help="folder for results (default: in the run folder)")
-    parser.add_argument(
-        "--snippet-frames", type=int, default=SNIPPET_LENGTH, metavar="N",
-        help="frames in a snippet of the ATE (default: %(default)s, as in KITTI odometry's tables)",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--ckpt", required=True, help="run folder or checkpoint file")
+    add("--split", help="split or list of the unlabelled dataset (default: its own)")
+    add("--out", type=Path, help="folder for results (default: in the run folder)")
+    add("--snippet-frames", type=int, default=SNIPPET_LENGTH, metavar="N",
+        help="frames in a snippet of the ATE (default: %(default)s)")  # fmt: skip
     add_config_arguments(parser, default_file=None)
     args = parser.parse_intermixed_args(arguments)
     if args.snippet_frames < 2:
@@ -235,65 +194,54 @@ def main(arguments: list[str] | None = None) -> int:
     state = load_checkpoint(file)
     trained = saved_config(state["config"], place=str(file))
     network = pose_network_of(state, trained, place=str(file))
-    # all frames of the split in its order, whichever of them the run took
+    # all frames of the split, whichever of them the run took
     words = ["unlabeled.list_sha256=null", "unlabeled.num_frames=null"]
     words += [f"unlabeled.split={args.split}"] * bool(args.split) + args.overrides
     cfg = saved_config(state["config"], words, place=str(file))
-    stream, device = cfg.unlabeled, start_process(cfg.run.device).device
-    opened = open_frames(stream, seed=cfg.run.seed, budget=None, roles=("image",))
-    known = known_poses(opened)
-    jobs = (
-        partial(read_pair, opened[0], index, image_size=network.image_size, crop=stream.crop)
-        for index in known
+    stream, batch_size = cfg.unlabeled, cfg.evaluation.batch_size
+    device = start_process(cfg.run.device).device
+    opened = dataset, indices = open_frames(
+        stream, seed=cfg.run.seed, budget=None, roles=("image",)
     )
-    batch_size = cfg.evaluation.batch_size
-    pairs = in_order(jobs, workers=NUM_THREADS, ahead=2 * batch_size)
-    predicted, names = predict_poses(
-        network.to(device), progress(pairs, len(known), unit="pair"),
-        batch_size=batch_size, device=device,
-    )  # fmt: skip
-    true = np.stack(list(known.values()))
-    runs = consecutive_runs(names)
+    known = known_poses(opened)
+    read = partial(read_pair, dataset, image_size=network.image_size, crop=stream.crop)
+    pairs = in_order((partial(read, i) for i in known), workers=NUM_THREADS, ahead=2 * batch_size)
+    pairs = progress(pairs, len(known), unit="pair")
+    predicted, names = predict_poses(network, pairs, batch_size=batch_size, device=device)
+    true, runs = np.stack(list(known.values())), consecutive_runs(names)
     order = [place for run in runs for place in run]
-    run_of = [number for number, run in enumerate(runs) for _ in run]
-    scores = score(predicted[order], true[order], run_of, length=args.snippet_frames)
-    result = {
+    scores = score_poses(
+        predicted[order], true[order], length=args.snippet_frames,
+        runs=[number for number, run in enumerate(runs) for _ in run],
+    )  # fmt: skip
+    facts = {
         "checkpoint": str(file),
         "sha256": file_sha256(file),
         "step": state["step"],
-        "dataset": stream.dataset,
-        "variant": stream.variant,
-        "split": stream.split,
-        "list_sha256": stream.list_sha256,
-        "num_test_frames": len(test_frames(stream, opened)),
-        "num_frames": len(opened[1]),
-        "num_pairs": len(known),
-        "num_runs": len(runs),
-        "crop": stream.crop,
         "image_size": list(network.image_size),
         "pose_encoder": trained.self_supervision.pose_encoder,
+        **{key: stream[key] for key in ("dataset", "variant", "split", "list_sha256", "crop")},
+        "num_test_frames": len(test_frames(stream, opened)),
+        "num_frames": len(indices),
+        "num_pairs": len(known),
+        "num_runs": len(runs),
         "snippet_frames": args.snippet_frames,
-        "errors": {
-            name: {key: None if math.isnan(x) else x for key, x in row.items()}
-            for name, row in scores.items()
-        },
     }
     run_folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    if result["num_test_frames"]:
+    if facts["num_test_frames"]:
         ledger = run_folder.parent / "test_ledger.jsonl"
-        count = append_to_ledger(ledger, {key: result[key] for key in result if key != "errors"})
+        count = append_to_ledger(ledger, {**facts, "scored": "poses"})
         print(f"test frames: look number {count} at this list, entered in {ledger}")
     out = args.out or run_folder / "pose" / Path(stream.split).stem
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    write_whole(out / "pose.json", lambda path: path.write_text(text))
-    picture = draw(predicted, true, runs, names, ratio=scores["predicted"]["length_ratio"])
-    write_whole(out / "trajectory.png", partial(picture.save, format="PNG"))
-    print(
-        f"{file} (step {state['step']}) on {stream.dataset} {stream.split}: {len(known)} pairs in "
-        f"{len(runs)} runs; from frame to frame {scores['predicted']['true_length_m']:.3f} m\n"
-        f"{printed_table(scores)}\nwritten to {out}"
-    )
+    ratio = scores["predicted"]["length_ratio"]
+    picture = trajectory_plot(longest_runs(predicted, true, runs=runs, names=names, ratio=ratio))
+    write_results(out, facts, scores, picture)
+    print(f"{file} (step {state['step']}) on {stream.dataset} {stream.split}")
+    length = scores["predicted"]["true_length_m"]
+    print(f"{len(known)} pairs in {len(runs)} runs, {length:.3f} m from frame to frame")
+    if "ate_m" not in scores["predicted"]:
+        print(f"no run has {args.snippet_frames} consecutive frames, so no ATE (--snippet-frames)")
+    print(f"{pose_table(scores)}\nwritten to {out}")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -200,13 +200,13 @@ def create_vit(
             **no_prefix,
         )
     except (TypeError, AssertionError, ValueError) as error:
-        raise NetworkError(
-            f"{setting}: {name!r} cannot be read as a plain ViT: {error}"
-        ) from error
+        raise NetworkError(f"{setting}: {name!r} cannot be read as a plain ViT: {error}") from error
     if type(vit) is not VisionTransformer:
         raise NetworkError(
             f"{setting}: {name!r} is a {type(vit).__name__}, not a plain VisionTransformer"
         )
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        raise NetworkError(f"{setting}: {name!r} has convolutions before its patches; none may")
     check_divisible(image_size, vit.patch_embed.patch_size)
     return vit
 

@@ -7,10 +7,13 @@ import pytest
 from conftest import HOUSE
 
 import evaluate
+import evaluate_pose
 import export
 import label_next
 import predict
+import reproduce
 from datasets.prepare import parser
+from tables import TABLES
 from utils.config_rules import RULES
 
 README = (HOUSE / "README.md").read_text()
@@ -40,7 +43,7 @@ def test_the_data_commands_parse():
         assert parser().parse_args(line.split("#")[0].split()).run
 
 
-@pytest.mark.parametrize("script", [evaluate, export, label_next, predict])
+@pytest.mark.parametrize("script", [evaluate, evaluate_pose, export, label_next, predict])
 def test_the_commands_of_a_finished_network_parse(script):
     name = script.__name__
     lines = re.findall(rf"python {name}\.py ([^\n`]*)", BLOCKS)
@@ -48,7 +51,14 @@ def test_the_commands_of_a_finished_network_parse(script):
     for line in lines:
         words = shlex.split(line, comments=True)
         given = vars(script.parse_arguments([word for word in words if word != "…"]))
-        assert given["ckpt"] or given["predictions"], line
+        assert given["ckpt"] or given.get("predictions"), line
+
+
+def test_the_commands_of_the_tables_parse():
+    lines = re.findall(r"python reproduce\.py ([^\n`]*)", BLOCKS)
+    assert lines
+    for line in lines:
+        assert reproduce.parse_arguments(shlex.split(line, comments=True)).table in TABLES
 
 
 def test_the_two_commands_are_those_of_the_installer_and_of_ci():

@@ -16,12 +16,22 @@ Pairs in which the camera hardly moved (|t*| < MIN_MOTION) have no direction and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 MIN_MOTION = 0.01  # metres from frame to frame
 SNIPPET_LENGTH = 5  # frames, in the tables of KITTI odometry
+
+COLUMNS = {  # of the printed table
+    "translation_error_m": "trans. (m)",
+    "rotation_error_deg": "rot. (deg)",
+    "direction_error_deg": "dir. (deg)",
+    "length_ratio": "scale",
+    "ate_m": "ATE (m)",
+    "scaled_ate_m": "scaled ATE (m)",
+}
 
 
 class TrajectoryError(ValueError):
@@ -96,20 +106,55 @@ def snippet_ate(
     runs = np.zeros(len(true), dtype=int) if runs is None else np.asarray(runs)
     if length < 2 or runs.shape != (len(true),):
         raise TrajectoryError(f"length {length} and runs {runs.shape} for {len(true)} pairs")
-    starts = [i for i in range(len(true) - length + 2) if (runs[i : i + length - 1] == runs[i]).all()]
-    if not starts:
+    snippets = [slice(i, i + length - 1) for i in range(len(true) - length + 2)]
+    snippets = [snippet for snippet in snippets if len(set(runs[snippet].tolist())) == 1]
+    if not snippets:
         raise TrajectoryError(f"no run of consecutive frames has the {length} of a snippet")
-    errors = np.array([
-        _snippet_errors(predicted[i : i + length - 1], true[i : i + length - 1]) for i in starts
-    ])  # fmt: skip
+    errors = np.array([_snippet_errors(predicted[one], true[one]) for one in snippets])
     (scaled, metric), (scaled_std, metric_std) = errors.mean(0), errors.std(0)
     return {
         "scaled_ate_m": float(scaled),
         "scaled_ate_std_m": float(scaled_std),
         "ate_m": float(metric),
         "ate_std_m": float(metric_std),
-        "num_snippets": len(starts),
+        "num_snippets": len(snippets),
     }
+
+
+def score_poses(
+    predicted: np.ndarray, true: np.ndarray, *, runs: Sequence[int], length: int = SNIPPET_LENGTH
+) -> dict[str, dict[str, float]]:
+    """`pose_errors` and `snippet_ate` of a prediction, beside what it is to be judged by.
+
+    Args:
+        predicted, true, runs, length: as of `snippet_ate`; its numbers are left out where no run
+            has `length` frames.
+
+    Returns:
+        Scores of "predicted"; of "median_scaled", the same at the right scale, translations divided
+        by its length_ratio (left out where there is none); and of the two `floors`.
+    """
+    rows = {"predicted": predicted}
+    ratio = pose_errors(predicted, true)["length_ratio"]
+    if ratio > 0:  # and not NaN
+        rows["median_scaled"] = scaled(predicted, 1 / ratio)
+    rows |= floors(true)
+    scores = {name: pose_errors(poses, true) for name, poses in rows.items()}
+    if np.bincount(runs).max() + 1 >= length:
+        for name in scores:
+            scores[name] |= snippet_ate(rows[name], true, length=length, runs=runs)
+    return scores
+
+
+def pose_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows of `score_poses` by name, as plain text; a dash where there is no number."""
+    width = max(len(name) for name in scores)
+    lines = [" " * width + "".join(f"{title:>16}" for title in COLUMNS.values())]
+    for name, row in scores.items():
+        values = (row.get(column, math.nan) for column in COLUMNS)
+        cells = "".join(f"{'–' if math.isnan(x) else f'{x:.4f}':>16}" for x in values)
+        lines.append(f"{name.replace('_', ' '):<{width}}{cells}")
+    return "\n".join(lines)
 
 
 def camera_positions(relative: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,8 +10,31 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .plots import COLORS, DASHES, DPI, FAINT, GRID, INK
+from .trajectory import camera_positions, scaled
 
 TRUE = "true"  # name of the path that is drawn in ink
+NUM_DRAWN = 3  # runs
+
+
+def longest_runs(
+    predicted: np.ndarray, true: np.ndarray, *, runs: Sequence[Sequence[int]],
+    names: Sequence[tuple[str, str]], ratio: float,
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """The paths of the longest runs, for `trajectory_plot`.
+
+    Args:
+        predicted, true: (n, 4, 4) relative poses, metres.
+        runs: places of the pairs in each run, of `trajectory.consecutive_runs`.
+        names: ids of the two frames of each pair.
+        ratio: length_ratio of the prediction, for a path at the right scale; none if not above 0.
+    """
+    drives = {}
+    for run in sorted(runs, key=len, reverse=True)[:NUM_DRAWN]:
+        paths = {TRUE: camera_positions(true[run]), "predicted": camera_positions(predicted[run])}
+        if ratio > 0:
+            paths["median-scaled"] = camera_positions(scaled(predicted[run], 1 / ratio))
+        drives[f"{names[run[0]][0]}: {len(run) + 1} frames"] = paths
+    return drives
 
 
 def trajectory_plot(drives: Mapping[str, Mapping[str, np.ndarray]]) -> Image.Image:
