@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from cell_work import Work, advance, begin, note_seconds, places, steps_done, stop, take_lock
-from cells import (
+from evaluate import USER_ERRORS
+from paper_tables.cells import (
     TableError,
     Task,
     check_alike,
@@ -34,10 +34,19 @@ from cells import (
     open_tasks,
     read_record,
 )
-from evaluate import USER_ERRORS
-from table_cost import cost_table, log_end, measured_rate, progress_line
-from table_report import write_report
-from tables import TABLES
+from paper_tables.cost import cost_table, log_end, measured_rate, progress_line
+from paper_tables.report import write_report
+from paper_tables.rows import TABLES
+from paper_tables.work import (
+    Work,
+    advance,
+    begin,
+    note_seconds,
+    places,
+    steps_done,
+    stop,
+    take_lock,
+)
 from utils.command_line import EXIT_BAD_INPUT, add_config_arguments, run_script
 from utils.evaluations import ComparisonError
 from utils.published import PublishedError

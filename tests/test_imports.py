@@ -8,6 +8,7 @@ import pytest
 HOUSE = Path(__file__).parent.parent
 ROOMS = ("networks", "datasets", "losses", "utils")
 SCRIPTS = {path.stem for path in HOUSE.glob("*.py")}
+WING = HOUSE / "paper_tables"  # may use every room, as a script does
 FILES = sorted(file for room in ROOMS for file in (HOUSE / room).rglob("*.py"))
 
 
@@ -40,5 +41,10 @@ def test_no_relative_import_climbs_out_of_a_room(file):
 
 def test_scripts_import_no_other_script_than_evaluate_and_those_without_a_command():
     shared = {p.stem for p in HOUSE.glob("*.py") if "__main__" not in p.read_text()}
-    for script in HOUSE.glob("*.py"):
+    for script in [*HOUSE.glob("*.py"), *WING.glob("*.py")]:
         assert imported_modules(script) & SCRIPTS <= {"evaluate", *shared}, script.name
+
+
+def test_only_its_script_uses_the_wing_of_the_tables():
+    for file in [*FILES, *HOUSE.glob("*.py")]:
+        assert file.stem == "reproduce" or WING.name not in imported_modules(file), file

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tables import BUDGETS, TABLES, budget_name
+from paper_tables.rows import BUDGETS, TABLES, budget_name
 from utils.config import ConfigError, parse_yaml
 from utils.metrics import METRIC_NAMES
 from utils.published import PUBLISHED, PublishedError, published_table

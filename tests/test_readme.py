@@ -13,7 +13,7 @@ import label_next
 import predict
 import reproduce
 from datasets.prepare import parser
-from tables import TABLES
+from paper_tables.rows import TABLES
 from utils.config_rules import RULES
 
 README = (HOUSE / "README.md").read_text()

@@ -19,12 +19,12 @@ import pytest
 import torch
 from conftest import HOUSE, TINY
 
-from cell_work import places, steps_done
-from cells import TableError, open_tasks
 from datasets import DataError
+from paper_tables.cells import TableError, open_tasks
+from paper_tables.cost import seconds_left
+from paper_tables.rows import TABLES, Row
+from paper_tables.work import places, steps_done
 from reproduce import main, parse_arguments
-from table_cost import seconds_left
-from tables import TABLES, Row
 from utils.evaluations import check_alike, read_side
 
 CELLS = ["baseline_2_s0", "ours_2_s0", "baseline_2_s1", "ours_2_s1"]  # seed by seed

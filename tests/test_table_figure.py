@@ -14,15 +14,15 @@ from conftest import TINY
 from PIL import Image
 from test_table_report import CELLS, ROWS, TABLE, write_json
 
-from cells import TableError
 from datasets.synthetic_tree import SyntheticSettings, write_tree
 from evaluate import main as evaluate_main
 from networks import load_network
+from paper_tables.cells import TableError
+from paper_tables.figure import choose_frames, draw_figure, reopen
+from paper_tables.report import write_report
+from paper_tables.results import read_results
+from paper_tables.rows import Cell
 from predictions import network_predictions
-from table_figure import choose_frames, draw_figure, reopen
-from table_report import write_report
-from table_results import read_results
-from tables import Cell
 from train import main as train_main
 from utils import page
 from utils.checkpoint import file_sha256

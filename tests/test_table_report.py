@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from cells import TableError
-from table_report import write_report
-from tables import KITTI_METRICS, TABLES, Cell, Row, Table
+from paper_tables.cells import TableError
+from paper_tables.report import write_report
+from paper_tables.rows import KITTI_METRICS, TABLES, Cell, Row, Table
 from utils import plots
 from utils.compare import compare
 from utils.evaluations import ComparisonError

@@ -8,7 +8,7 @@ from conftest import HOUSE
 
 import consistency_train
 import train
-from tables import CONSISTENCY, TABLES, TRAIN, budget_name
+from paper_tables.rows import CONSISTENCY, TABLES, TRAIN, budget_name
 from utils.config import load_config, weights_of
 from utils.config_rules import RULES
 from utils.published import published_table
@@ -123,11 +123,11 @@ def test_ours_is_the_method_as_it_is_shipped(name):
 
 
 @pytest.mark.parametrize("name", ["synthetic", "kitti"])
-def test_self_is_stereo_with_monodepth2s_weights(name):
+def test_self_is_stereo_with_the_ratio_of_monodepth2(name):
     for method in ("baseline_self", "ours_self"):
         cfg = row_config(name, method)
         assert cfg.self_supervision.sources == "stereo"
-        assert (cfg.loss_weights.photometric, cfg.loss_weights.smoothness) == (1.0, 0.001)
+        assert (cfg.loss_weights.photometric, cfg.loss_weights.smoothness) == (10.0, 0.01)
 
 
 @pytest.mark.parametrize(("name", "method"), ROWS)

@@ -31,7 +31,7 @@ class PublishedRow(NamedTuple):
     """One row.
 
     Attributes:
-        method: name of a row of tables.py, or a method's title in a comparison.
+        method: name of a row of paper_tables/rows.py, or a method's title in a comparison.
         budget: labelled frames as text, "10" or "full"; "" where the table has no budgets.
         about: what else is said of it, by column.
         scores: by metric; None where nothing is printed.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from cells import (
+from paper_tables.cells import (
     EVALUATION,
     TRAINING,
     TableError,

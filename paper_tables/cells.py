@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from dotmap import DotMap
 
 from frames import official_list, open_frames
-from tables import Cell, Table
+from paper_tables.rows import Cell, Table
 from utils.config import ConfigError, load_config, parse_yaml, saved_config
 
-HOUSE = Path(__file__).parent
+HOUSE = Path(__file__).parent.parent
 TRAINING, EVALUATION = "training", "evaluation"  # the stages of a cell; their logs are named so
 OWN_WORDS = ("run.folder", "run.name", "run.seed", "labeled.num_frames", "resume")
 LABELS = ("dataset", "root", "variant", "split", "list_sha256")

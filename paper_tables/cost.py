@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cell_work import Work, begin, lock_holder, steps_done, stop, take_lock
-from cells import TRAINING, TableError, Task, read_record
+from paper_tables.cells import TRAINING, TableError, Task, read_record
+from paper_tables.work import Work, begin, lock_holder, steps_done, stop, take_lock
 
 MEASURED_STEPS, WARM_UP_STEPS = 8, 2
 POLL_S = 0.02

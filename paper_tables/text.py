@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from table_figure import Choice
-from table_results import NAMES, Results, Summary, labels_text, verdict_sentence
-from tables import Cell, Table, budget_name
+from paper_tables.figure import Choice
+from paper_tables.results import NAMES, Results, Summary, labels_text, verdict_sentence
+from paper_tables.rows import Cell, Table, budget_name
 from utils.bootstrap import LARGER_IS_BETTER
 from utils.published import PublishedTable
 
@@ -23,7 +23,7 @@ def markdown(
     summaries: Summaries, published: PublishedTable | None, compared: Compared,
     choice: Choice | None, why_no_figure: str,
 ) -> str:  # fmt: skip
-    """The page. Arguments are those of `table_report.write_report` and what it has found."""
+    """The page. Arguments are those of `report.write_report` and what it has found."""
     images = next((f"{r.record['scores']['num_images']:,} " for r in results.values()), "")
     protocol = next((r.summary["protocols"] for r in results.values() if r.evaluation), {})
     scored = f", protocol `{next(iter(protocol))}`" if protocol else ""

@@ -15,12 +15,12 @@ import torch
 from dotmap import DotMap
 from PIL import Image
 
-from cells import TableError
 from frames import open_frames
 from networks import load_network
+from paper_tables.cells import TableError
+from paper_tables.results import RESCORE, Result, Results, labels_text, shared_seeds
+from paper_tables.rows import Cell, Table
 from predictions import network_predictions
-from table_results import RESCORE, Result, Results, labels_text, shared_seeds
-from tables import Cell, Table
 from utils.checkpoint import file_sha256
 from utils.config import parse_yaml, saved_config
 from utils.evaluations import check_alike, read_side

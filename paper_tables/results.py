@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cells import TableError
-from tables import Cell, Table
+from paper_tables.cells import TableError
+from paper_tables.rows import Cell, Table
 from utils.bootstrap import MIN_DRAWN, TOO_FEW
 from utils.compare import RANGE_METRICS, compare
 from utils.evaluations import read_side

@@ -16,10 +16,17 @@ from typing import Any
 from PIL import Image
 
 from datasets import DataError
-from table_figure import Choice, choose_frames, draw_figure
-from table_results import Results, Summary, read_results, significance, summarize, verdict_sentence
-from table_text import markdown
-from tables import Cell, Table, budget_name
+from paper_tables.figure import Choice, choose_frames, draw_figure
+from paper_tables.results import (
+    Results,
+    Summary,
+    read_results,
+    significance,
+    summarize,
+    verdict_sentence,
+)
+from paper_tables.rows import Cell, Table, budget_name
+from paper_tables.text import markdown
 from utils.plots import budget_plot
 from utils.published import PublishedTable, published_table
 
