@@ -74,7 +74,8 @@ def open_tasks(
 
     Raises:
         ConfigError: a configuration that cannot be used.
-        TableError: the methods take unequal steps, or a word says what the table says.
+        TableError: the methods take unequal steps, a word says what the table says, or validation
+            frames have another name than those that are scored.
     """
     if own := [word for word in words if word.partition("=")[0] in OWN_WORDS]:
         raise TableError(f"{own[0]}: the table says that; see --seeds, --budgets and --out")
@@ -87,6 +88,12 @@ def open_tasks(
             raise TableError(
                 f"{section}.{key} is {values}, but methods compare at equal steps of equally many "
                 f"labelled images; mend the files in conf/, or give {section}.{key}=... for all"
+            )
+    for config in configs.values():
+        if table.split == "val" != config["validation"]["split"]:
+            raise TableError(
+                f"validation.split={config['validation']['split']}: this table scores the list "
+                "called val under validation.root; give your list that name"
             )
     cells = [Cell(m, budget, seed) for seed in range(seeds) for budget in budgets for m in methods]
     return [

@@ -332,6 +332,14 @@ def test_every_table_opens_and_gives_its_cells_their_configuration(tmp_path):
             assert task.config["labeled"]["num_frames"] == task.cell.budget
 
 
+def test_validation_frames_of_another_name_than_the_scored_ones_are_refused(tmp_path):
+    table = TABLES["rgbd"]
+    asked = {"methods": list(table.rows), "budgets": [20], "seeds": 1, "out": tmp_path}
+    assert open_tasks(table, **asked, words=["validation.split=val"])
+    with pytest.raises(TableError, match="validation.split=mine"):
+        open_tasks(table, **asked, words=["validation.split=mine"])
+
+
 def test_words_keep_their_order_wherever_they_stand():
     words = ["a.b=1", "--budgets", "10", "full", "a.b=2", "--seeds", "2", "a.b=1", "--methods",
              "ours", "a.b=3", "--table", "kitti", "a.b=2"]  # fmt: skip
