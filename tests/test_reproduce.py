@@ -336,7 +336,7 @@ def test_validation_frames_of_another_name_than_the_scored_ones_are_refused(tmp_
     table = TABLES["rgbd"]
     asked = {"methods": list(table.rows), "budgets": [20], "seeds": 1, "out": tmp_path}
     assert open_tasks(table, **asked, words=["validation.split=val"])
-    with pytest.raises(TableError, match="validation.split=mine"):
+    with pytest.raises(TableError, match=r"validation\.split=mine"):
         open_tasks(table, **asked, words=["validation.split=mine"])
 
 
