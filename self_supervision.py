@@ -133,9 +133,13 @@ def describe_sources(cfg: DotMap, unlabeled: Stream) -> str | None:
 
 @torch.inference_mode()
 def write_warps(
-    supervision: SelfSupervision, unlabeled: dict, network: DepthNetwork, path: Path,
-    *, num_images: int,
-) -> None:  # fmt: skip
+    supervision: SelfSupervision,
+    unlabeled: dict,
+    network: DepthNetwork,
+    path: Path,
+    *,
+    num_images: int,
+) -> None:
     """A picture of what the term compares: each target beside its sources, before and after.
 
     `path`: PNG to write; the first `num_images` of the batch are on it, a panel each source.

@@ -99,9 +99,7 @@ def train(cfg: DotMap) -> None:
     batches = [endless_batches(cfg, "labeled", labeled, view, **place)]
     if supervision is not None:
         session.log.say(sources)
-        batches.append(
-            unlabeled_batches(cfg, streams["unlabeled"], network, strong=None, **place)
-        )  # fmt: skip
+        batches.append(unlabeled_batches(cfg, streams["unlabeled"], network, strong=None, **place))
     forward = distribute(step_module, process)
     if cfg.train.compile:
         forward = torch.compile(forward)
@@ -119,7 +117,7 @@ def train(cfg: DotMap) -> None:
         if supervision is not None:
             draw["warps"] = partial(
                 write_warps, supervision, batch[-1], network, num_images=cfg.samples.num_images
-            )  # fmt: skip
+            )
         session.validate_save_draw(step + 1, draw=draw)
 
     session.close()

@@ -19,9 +19,7 @@ from session import endless_batches
 from utils.processes import Process, check_same_everywhere
 
 
-def open_unlabeled(
-    cfg: DotMap, labeled: Stream, validation: Stream, process: Process
-) -> Stream:  # fmt: skip
+def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream, process: Process) -> Stream:
     """The plain images; of their files only the pictures are asked for.
 
     Raises DataError if none is left, one belongs to a test scene, or more than

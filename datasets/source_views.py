@@ -60,7 +60,7 @@ def read_sources(dataset: Any, index: int, wanted: WantedSources) -> list[Source
     if wanted.stereo:
         found.append(_stereo(dataset, index) if dataset.has_stereo(index) else None)
     for offset in wanted.offsets:
-        has = dataset.has_neighbour(index, offset)
+        has = _has_neighbour(dataset, index, offset, wanted)
         found.append(_neighbour(dataset, index, offset, wanted) if has else None)
     for source in found:
         if source is not None and not np.isfinite(source.intrinsics).all():
@@ -93,15 +93,7 @@ def check_sources(dataset: Any, indices: Sequence[int], wanted: WantedSources) -
     if wanted.stereo:
         counts.append(sum(dataset.has_stereo(index) for index in indices))
     for offset in wanted.offsets:
-        counts.append(
-            sum(
-                dataset.has_neighbour(index, offset)
-                and (
-                    not wanted.given_poses or dataset.relative_pose(index, offset) is not None
-                )
-                for index in indices
-            )
-        )  # fmt: skip
+        counts.append(sum(_has_neighbour(dataset, index, offset, wanted) for index in indices))
     if not any(counts):
         raise DataError(
             f"self_supervision: none of the {len(indices)} unlabelled frames of {kind} has what "
@@ -118,11 +110,14 @@ def _stereo(dataset: Any, index: int) -> SourceView:
     return SourceView(partner.image, partner.intrinsics, pose)
 
 
-def _neighbour(
-    dataset: Any, index: int, offset: int, wanted: WantedSources
-) -> SourceView | None:  # fmt: skip
+def _has_neighbour(dataset: Any, index: int, offset: int, wanted: WantedSources) -> bool:
+    """Whether there is such a picture, and its pose where that shall be a given one."""
+    if not dataset.has_neighbour(index, offset):
+        return False
+    return not wanted.given_poses or dataset.relative_pose(index, offset) is not None
+
+
+def _neighbour(dataset: Any, index: int, offset: int, wanted: WantedSources) -> SourceView:
     pose = dataset.relative_pose(index, offset) if wanted.given_poses else UNKNOWN_POSE
-    if pose is None:
-        return None
     neighbour = dataset.neighbour_frame(index, offset)
     return SourceView(neighbour.image, neighbour.intrinsics, pose)
