@@ -26,7 +26,7 @@ from paper_tables.results import (
     verdict_sentence,
 )
 from paper_tables.rows import Cell, Table, budget_name
-from paper_tables.text import markdown
+from paper_tables.text import Compared, markdown
 from utils.plots import budget_plot
 from utils.published import PublishedTable, published_table
 
@@ -37,7 +37,8 @@ def write_report(table_name: str, table: Table, cells: Sequence[Cell], out: Path
     """Write table.md, table.csv, table.json, budgets.png and figure.png into `out`.
 
     Cells that are not finished are shown as missing. figure.png is left out, and table.md says why,
-    where no seed of both compared methods is finished or the frames are not there to be drawn.
+    where no seed of both compared methods is finished or the frames are not there to be drawn. Of
+    `table.also_compared` those pairs are compared whose methods were both asked for.
 
     Args:
         table_name: key of tables.TABLES.
@@ -57,15 +58,18 @@ def write_report(table_name: str, table: Table, cells: Sequence[Cell], out: Path
     results = read_results(table, cells, out)
     summaries = summarize(table, cells, results)
     published = table.published and published_table(table.published)
-    compared = {
-        budget: significance(table, results, budget)
-        for budget in dict.fromkeys(cell.budget for cell in cells)
-    }
+    budgets = list(dict.fromkeys(cell.budget for cell in cells))
+    compared = {budget: significance(table, results, budget) for budget in budgets}
+    others = {}  # pair -> the same of it
+    for pair in table.also_compared:
+        if set(pair) <= {cell.method for cell in cells}:
+            of_pair = table._replace(compared=pair)
+            others[pair] = {b: significance(of_pair, results, b) for b in budgets}
     choice = choose_frames(table, results)
     figure, why_none = _figure(table, results, choice)
     text = markdown(
         table_name, table, cells, results=results, summaries=summaries, published=published,
-        compared=compared, choice=choice, why_no_figure=why_none,
+        compared=compared, others=others, choice=choice, why_no_figure=why_none,
     )  # fmt: skip
     values = {
         "table": table_name,
@@ -75,9 +79,10 @@ def write_report(table_name: str, table: Table, cells: Sequence[Cell], out: Path
             {"method": method, "budget": budget_name(budget), **summary._asdict()}
             for (method, budget), summary in summaries.items()
         ],
-        "compared": {
-            budget_name(budget): {"says": verdict_sentence(table, found), **(found or {})}
-            for budget, found in compared.items()
+        "compared": _compared_values(table, compared),
+        "also_compared": {
+            " -> ".join(pair): _compared_values(table._replace(compared=pair), found)
+            for pair, found in others.items()
         },
         "figure": choice and _choice_values(choice),
         "environments": _distinct(result.environment for result in results.values()),
@@ -93,6 +98,13 @@ def write_report(table_name: str, table: Table, cells: Sequence[Cell], out: Path
     _write_text(out / "table.json", json.dumps(values, indent=2, allow_nan=False) + "\n")
     _write_text(out / "table.md", text)
     return text
+
+
+def _compared_values(table: Table, compared: Compared) -> dict[str, dict[str, Any]]:
+    return {
+        budget_name(budget): {"says": verdict_sentence(table, found), **(found or {})}
+        for budget, found in compared.items()
+    }
 
 
 def _in_order(table: Table, cells: Sequence[Cell]) -> list[Cell]:

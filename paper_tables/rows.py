@@ -28,6 +28,7 @@ class Table(NamedTuple):
         split: frames that are scored.
         metrics: columns, names of utils.metrics.
         compared: two names of rows, reference and ours: what the significance is of.
+        also_compared: further such pairs, for their significance only.
         published: key of docs/published.yaml whose numbers are of the same kind, or None.
     """
 
@@ -38,6 +39,7 @@ class Table(NamedTuple):
     metrics: tuple[str, ...]
     compared: tuple[str, str]
     published: str | None
+    also_compared: tuple[tuple[str, str], ...] = ()
 
 
 class Cell(NamedTuple):
@@ -85,16 +87,17 @@ def _adaptation_rows(pair: str) -> dict[str, Row]:
 
 KITTI_METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "d1")
 NYU_METRICS = ("abs_rel", "rmse", "log10", "d1")
+SELF_PAIRS = (("baseline", "baseline_self"), ("baseline_self", "ours_self"))
 BUDGETS = (10, 100, 1000, 10_000, None)
 
 TABLES = {
     "synthetic": Table(
         "Synthetic streets", _four_rows("synthetic"), (10, 100), "test", KITTI_METRICS,
-        ("baseline", "ours"), None,
+        ("baseline", "ours"), None, SELF_PAIRS,
     ),
     "kitti": Table(
         "KITTI, Eigen split, 652 frames", _four_rows("kitti"), BUDGETS, "test", KITTI_METRICS,
-        ("baseline", "ours"), "kitti_sparse_labels",
+        ("baseline", "ours"), "kitti_sparse_labels", SELF_PAIRS,
     ),
     "nyu": Table(
         "NYU Depth v2, 654 frames", _two_rows("nyu"), BUDGETS, "test", NYU_METRICS,

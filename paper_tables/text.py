@@ -21,7 +21,7 @@ Compared = Mapping[int | None, dict[str, Any] | None]
 def markdown(
     table_name: str, table: Table, cells: Sequence[Cell], *, results: Results,
     summaries: Summaries, published: PublishedTable | None, compared: Compared,
-    choice: Choice | None, why_no_figure: str,
+    others: Mapping[tuple[str, str], Compared], choice: Choice | None, why_no_figure: str,
 ) -> str:  # fmt: skip
     """The page. Arguments are those of `report.write_report` and what it has found."""
     images = next((f"{r.record['scores']['num_images']:,} " for r in results.values()), "")
@@ -40,8 +40,10 @@ def markdown(
         parts += [f"## {labels_text(budget).capitalize()}", _grid(["", *heads, "seeds"], rows)]
     if published:
         parts += ["## The published rows", published_notes(published)]
-    reference, ours = (table.rows[method].title for method in table.compared)
-    parts += [f"## Is {ours} better than {reference}?", compared_section(table, compared)]
+    for pair, found in {table.compared: compared, **others}.items():
+        reference, ours = (table.rows[method].title for method in pair)
+        section = compared_section(table._replace(compared=pair), found)
+        parts += [f"## Is {ours} better than {reference}?", section]
     parts += ["## AbsRel by labels", "![AbsRel over the number of labels](budgets.png)"]
     parts += ["## Frames", figure_section(table, choice, why_no_figure)]
     parts += ["## What was run", run_section(table_name, table, cells, results)]

@@ -230,6 +230,22 @@ def test_the_sentence_follows_the_verdicts_and_knows_directions(out):
     assert "- 4 labels: Baseline is worse than Ours by" in write_report("x", turned, CELLS, out)
 
 
+def test_further_pairs_are_compared_as_the_first_one_is(out):
+    alone = write_report("streets", TABLE, CELLS, out)
+    first = json.loads((out / "table.json").read_text())
+    assert first["also_compared"] == {}
+    both = TABLE._replace(
+        compared=("ours", "baseline"),
+        also_compared=(("baseline", "ours"), ("baseline", "not_asked_for")),
+    )
+    text = write_report("streets", both, CELLS, out)
+    found = json.loads((out / "table.json").read_text())
+    assert found["also_compared"] == {"baseline -> ours": first["compared"]}
+    question = "## Is Ours better than Baseline?"
+    section = alone[alone.index(question) : alone.index("## AbsRel by labels")]
+    assert section in text and text.index("## Is Baseline better than Ours?") < text.index(section)
+
+
 def test_few_scenes_are_not_drawn_and_one_seed_is_told_of(tmp_path):
     frames = [f"street_{k % 4} {k}" for k in range(12)]
     for cell in (Cell("baseline", 4, 1), Cell("ours", 4, 1)):
