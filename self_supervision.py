@@ -86,7 +86,7 @@ class SelfSupervision(nn.Module):
         motion = self.pose_network(torch.cat(earlier), torch.cat(later))
         motion = motion.unflatten(0, (len(self.offsets), len(target))).transpose(0, 1)
         back = torch.tensor([offset < 0 for offset in self.offsets], device=motion.device)
-        predicted = torch.where(back[:, None, None], torch.linalg.inv(motion), motion)
+        predicted = torch.where(back[:, None, None], torch.linalg.inv_ex(motion).inverse, motion)
         return torch.cat([known[:, :first], predicted.to(known.dtype)], 1)
 
 

@@ -62,7 +62,10 @@ def _project(
         indexing="ij",
     )
     pixels = torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)  # (3, H * W)
-    points = torch.linalg.inv(intrinsics) @ pixels * depth.flatten(2)  # (B, 3, H * W) metres
+    # inv_ex: inv itself would wait for the GPU to see whether it went well
+    points = (
+        torch.linalg.inv_ex(intrinsics).inverse @ pixels * depth.flatten(2)
+    )  # (B, 3, H * W) metres
     points = pose[:, :3, :3] @ points + pose[:, :3, 3:]
     image = source_intrinsics @ points
     ahead = points[:, 2]
@@ -117,7 +120,7 @@ def photometric_loss(
         intrinsics, source_intrinsics: (B, 3, 3) and (B, S, 3, 3), pixels.
         poses: (B, S, 4, 4), target camera -> source camera, metres.
         available: (B, S) bool; the other sources are not looked at and may hold anything. An image
-            without any source does not count.
+            without any source does not count, and its intrinsics may be unknown.
 
     Returns:
         The loss, a scalar without unit; 0 if there is no source at all. And the share of pixels
@@ -125,8 +128,10 @@ def photometric_loss(
     """
     num_sources = sources.shape[1]
     # a source that is not there must not bring a NaN into the gradient of those that are
+    counts = available.any(1)  # (B,)
     eye = torch.eye(4, device=poses.device, dtype=poses.dtype)
     poses = torch.where(available[..., None, None], poses, eye)
+    intrinsics = torch.where(counts[:, None, None], intrinsics, eye[:3, :3])
     sources = torch.where(available[..., None, None, None], sources, 0.0)
     source_intrinsics = torch.where(
         available[..., None, None], source_intrinsics, intrinsics[:, None]
@@ -150,7 +155,6 @@ def photometric_loss(
     unwarped = torch.where(there, unwarped, torch.inf).amin(1)
     taught = error < (unwarped if automask else torch.inf)
     loss = torch.where(taught, error, unwarped)
-    counts = available.any(1)  # (B,)
     loss = torch.where(counts[:, None, None, None], loss, 0.0).mean((1, 2, 3))
     share = taught.float().mean((1, 2, 3))
     number = counts.sum().clamp(min=1)

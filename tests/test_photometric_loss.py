@@ -230,6 +230,13 @@ def test_an_image_without_any_source_does_not_count():
     both, share_of_both = photometric_loss(depth=depth.repeat(2, 1, 1, 1), **pair)
     torch.testing.assert_close(both, alone)
     assert share_of_both == share
+    pair["intrinsics"] = pair["intrinsics"].clone()
+    pair["intrinsics"][1] = torch.nan  # of a camera that nobody knows
+    both_depths = depth.repeat(2, 1, 1, 1).requires_grad_()
+    again, _ = photometric_loss(depth=both_depths, **pair)
+    again.backward()
+    assert again == both and torch.isfinite(both_depths.grad).all()
+    assert both_depths.grad[0].any() and not both_depths.grad[1].any()
     pair["available"][:] = False
     depth = depth.repeat(2, 1, 1, 1).requires_grad_()
     none, share = photometric_loss(depth=depth, **pair)
