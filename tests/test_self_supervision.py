@@ -22,6 +22,9 @@ from networks.masking import assign_groups
 from self_supervision import SelfSupervision
 from train import SupervisedStep
 from train import main as train_main
+from unlabeled import unlabeled_batches
+from utils.config import load_config
+from utils.processes import Process
 from utils.seeding import seeded
 
 SIZE = (32, 96)
@@ -199,6 +202,23 @@ def test_train_py_takes_stereo_pairs_and_draws_them(tiny, streets, tmp_path):
     run = tmp_path / "runs" / "run"
     assert (run / "samples" / "step_000004_warps.png").stat().st_size > 1000
     assert len((run / "splits" / "unlabeled.txt").read_text().splitlines()) == 6
+
+
+def test_the_crop_of_the_configuration_reaches_the_batches(tiny, streets):
+    words = words_of(tiny, streets, "augmentation.flip=0", "unlabeled.batch_size=1")
+    focal = []
+    for crop in ("null", "[0, 0.5, 0, 1]"):
+        cfg = load_config(None, [*words, f"unlabeled.crop={crop}"])
+        stream = Synthetic(streets, "train"), [0]
+        process = Process(rank=0, world_size=1, device=torch.device("cpu"))
+        batches = unlabeled_batches(
+            cfg, stream, small_network(), strong=None, first_step=0, process=process
+        )
+        batch = next(batches)
+        assert torch.equal(batch["intrinsics"], batch["source_intrinsics"][:, 0])
+        focal.append(batch["intrinsics"][0, 1, 1].item())
+    # the upper half of the picture, brought to the same height
+    assert focal[1] == pytest.approx(2 * focal[0])
 
 
 def test_without_its_weight_no_plain_image_is_opened(tiny, tmp_path):
