@@ -113,7 +113,8 @@ class ConsistencyStep(nn.Module):
             losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
 
         if self.self_supervision is not None:
-            weak = self.network(unlabeled["weak_image"])
+            teaches = teacher is self.network
+            weak = self.network(unlabeled["weak_image"], with_uncertainty=teaches)
             losses |= self.self_supervision(weak.depth, unlabeled)
         if self.self_supervision is None or teacher is not self.network:
             with torch.no_grad():

@@ -19,7 +19,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,8 +30,6 @@ from dotmap import DotMap
 from torch import Tensor
 
 from datasets import DataError
-from datasets.crop import cropped
-from datasets.frame import Frame
 from datasets.views import evaluation_image
 from frames import Stream, open_frames, test_frames
 from networks import NetworkError, checkpoint_file
@@ -118,15 +115,9 @@ def read_pair(
     dataset: Any, index: int, *, image_size: tuple[int, int], crop: Sequence[float] | None
 ) -> Pair:
     """A frame and the next, cropped and resized as in training. DataError if one is damaged."""
-
-    def image(frame: Frame) -> Tensor:
-        if crop is not None:
-            picture, intrinsics = cropped(frame.image, frame.intrinsics, crop)
-            frame = replace(frame, image=picture, intrinsics=intrinsics)
-        return evaluation_image(frame, image_size)
-
     frame, following = dataset.frame(index), dataset.neighbour_frame(index, 1)
-    return Pair(frame.frame_id, following.frame_id, image(frame), image(following))
+    target, source = (evaluation_image(one, image_size, crop) for one in (frame, following))
+    return Pair(frame.frame_id, following.frame_id, target, source)
 
 
 @torch.inference_mode()

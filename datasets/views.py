@@ -156,9 +156,11 @@ def evaluation_view(frame: Frame, *, image_size: tuple[int, int]) -> dict[str, T
     }
 
 
-def evaluation_image(frame: Frame, image_size: tuple[int, int]) -> Tensor:
-    """The picture alone, (3, H, W) float32 in [0, 1] at `image_size`."""
-    image, _ = _resized(frame.image, frame.intrinsics, image_size)
+def evaluation_image(
+    frame: Frame, image_size: tuple[int, int], crop: Sequence[float] | None = None
+) -> Tensor:
+    """The picture alone, or its `crop`, (3, H, W) float32 in [0, 1] at `image_size`."""
+    image, _ = _placed(frame.image, frame.intrinsics, image_size, crop, flip=False)
     return to_tensor(image)
 
 

@@ -41,7 +41,7 @@ def write_report(table_name: str, table: Table, cells: Sequence[Cell], out: Path
     `table.also_compared` those pairs are compared whose methods were both asked for.
 
     Args:
-        table_name: key of tables.TABLES.
+        table_name: key of `rows.TABLES`.
         cells: all that were asked for; their run folders are out / cell.name.
 
     Returns:
