@@ -16,7 +16,7 @@ from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from .masking import put_back, sequences_by_size
+from .masking import Tiles, pack_groups
 
 
 class NetworkError(ValueError):
@@ -83,39 +83,55 @@ class ViTEncoder(nn.Module):
         check_divisible(image_size, self.patch_size)
         return image_size[0] // self.patch_size[0], image_size[1] // self.patch_size[1]
 
-    def forward(self, image: Tensor, groups: Tensor | None = None) -> list[Tensor]:
+    def forward(self, image: Tensor, groups: Tensor | Tiles | None = None) -> list[Tensor]:
         """Four maps (B, N, D). With `groups` (B, N) each token has seen its own group only.
 
-        Prefix tokens are not returned; tokens of a DROPPED group come back as zeros.
+        `groups` may have been packed before, by `pack_groups` with this encoder's `num_prefix`, and
+        be on the device already. Prefix tokens are not returned; tokens of a DROPPED group come
+        back as zeros.
         """
         h, w = self.grid(tuple(image.shape[-2:]))  # timm would pad or cut in silence
-        if groups is not None and tuple(groups.shape) != (len(image), h * w):
-            raise NetworkError(
-                f"groups {tuple(groups.shape)} for {len(image)} images of {h} x {w} tokens"
-            )
+        if isinstance(groups, Tensor):
+            self._check_groups(tuple(groups.shape), len(image), (h, w))
+            groups = pack_groups(groups, num_prefix=self.num_prefix).to(image.device)
         image = (image - self.image_mean) / self.image_std
         tokens = self.vit.patch_embed(image)  # (B, h, w, D)
         tokens = self.vit.norm_pre(self.vit._pos_embed(tokens))  # (B, P + N, D)
         if groups is None:
-            return self._encode(tokens)
+            return [tap[:, self.num_prefix :] for tap in self._encode(tokens)]
+        self._check_groups(tuple(groups.back.shape), len(image), (h, w))
         # prefix tokens have not seen any image yet: those of the first image are those of all
-        prefix, tokens = tokens[:1, : self.num_prefix], tokens[:, self.num_prefix :]
-        sequences = [places.to(image.device) for places in sequences_by_size(groups)]
-        tokens = tokens.flatten(0, 1)  # (B * N, D)
-        encoded = []
-        for places in sequences:  # (G, s): as many groups of s tokens, each a sequence of its own
-            group = tokens.index_select(0, places.flatten()).unflatten(0, tuple(places.shape))
-            encoded.append(self._encode(torch.cat([prefix.expand(len(places), -1, -1), group], 1)))
-        return [put_back(list(tap), sequences, *groups.shape) for tap in zip(*encoded, strict=True)]
+        prefix, tokens = tokens[0, : self.num_prefix], tokens[:, self.num_prefix :]
+        tokens = torch.cat([tokens.flatten(0, 1), prefix])  # (B * N + P, D)
+        tiled = tokens.index_select(0, groups.source.flatten()).unflatten(0, groups.source.shape)
+        return [_put_back(tap, groups.back) for tap in self._encode(tiled, owner=groups.owner)]
 
-    def _encode(self, tokens: Tensor) -> list[Tensor]:
-        """(G, P + s, D) through all blocks -> the patch tokens (G, s, D) behind each tap."""
+    def _encode(self, tokens: Tensor, owner: Tensor | None = None) -> list[Tensor]:
+        """(T, S, D) through all blocks -> the four taps of the same shape.
+
+        `owner` (T, S): slots attend to those of the same owner only; None: to all of their tile.
+        """
+        same = None if owner is None else owner[:, None, :, None] == owner[:, None, None, :]
+        mask = {} if same is None else {"attn_mask": same}  # (T, 1, S, S)
         features = []
         for index, block in enumerate(self.vit.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, **mask)
             if index in self.taps:
-                features.append(tokens[:, self.num_prefix :])
+                features.append(tokens)
         return features
+
+    @staticmethod
+    def _check_groups(shape: tuple[int, ...], batch_size: int, grid: tuple[int, int]) -> None:
+        if shape != (batch_size, grid[0] * grid[1]):
+            raise NetworkError(
+                f"groups {shape} for {batch_size} images of {grid[0]} x {grid[1]} tokens"
+            )
+
+
+def _put_back(tiled: Tensor, back: Tensor) -> Tensor:
+    """Encoded tiles (T, S, D) -> tokens (B, N, D) at their places; dropped ones are zeros."""
+    rows = torch.cat([tiled.flatten(0, 1), tiled.new_zeros(1, tiled.shape[-1])])
+    return rows.index_select(0, back.flatten()).unflatten(0, back.shape)
 
 
 def check_divisible(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:

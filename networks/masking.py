@@ -5,17 +5,23 @@ K). Each group is encoded as a sequence of its own by the same ViT, so nothing c
 token goes back to its place and the whole grid is decoded once. No token is lost: only its context
 shrinks to its group. Positions were added before, so a token knows where it stands.
 
-Everything between the patch embedding and the taps, attention apart, treats tokens one by one.
-Groups of one size, of whichever image, therefore stack into one ordinary batch of short sequences:
-no mask, no padding, and attention costs the sum of squared group sizes instead of N squared.
+Everything between the patch embedding and the taps, attention apart, treats tokens one by one. So
+whole groups, of whichever image, are packed into tiles of about 64 tokens, one ordinary batch of
+short sequences; within a tile a mask keeps the groups apart exactly. Attention costs 64 / N of the
+dense one (the share of the largest group, where that is larger), with hardly any padding.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 DROPPED = -1  # group id of a token that is not encoded at all
+TILE_SIZE = (
+    64  # slots; fewer leave matrix units idle, more compute attention that the mask throws away
+)
 
 
 def assign_groups(
@@ -83,45 +89,96 @@ def _naive(batch_size: int, num_tokens: int, num_groups: int, generator: torch.G
 GROUP_RULES = {"equal": _equal, "random_cuts": _random_cuts, "naive": _naive}
 
 
-def sequences_by_size(groups: Tensor) -> list[Tensor]:
-    """All groups of a batch, gathered by size: what is encoded together.
+class Tiles(NamedTuple):
+    """Where each token of a batch stands when its groups are encoded; made by `pack_groups`.
+
+    Attributes:
+        source: (T, S) long: which row of the flattened (B * N) tokens, followed by the P prefix
+            tokens, stands in slot s of tile t. Padding slots hold row 0.
+        owner: (T, S) long: number of the group that a slot belongs to, -1 for padding. Slots attend
+            to those of the same owner. None where every tile is filled by a single group: then all
+            attend to all.
+        back: (B, N) long: slot of each token in the flattened (T * S); T * S if it was dropped.
+    """
+
+    source: Tensor
+    owner: Tensor | None
+    back: Tensor
+
+    def to(self, device: torch.device) -> Tiles:
+        """The same on `device`; copies from pinned memory do not wait for it."""
+        return Tiles(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+
+
+def pack_groups(groups: Tensor, *, num_prefix: int = 0, tile_size: int = TILE_SIZE) -> Tiles:
+    """Pack all groups of a batch, of whichever image, into tiles of about `tile_size` slots.
+
+    Within a group tokens stand in rising order behind a copy of the prefix tokens, so a single
+    group is the ordinary sequence, bit for bit. Groups larger than `tile_size` get tiles of their
+    own size. Nothing is drawn.
 
     Args:
         groups: (B, N) long group ids; DROPPED tokens belong to no group.
-
-    Returns:
-        For each size s that occurs, a (G, s) long tensor on the CPU: the G groups of s tokens as
-        places in the flattened (B * N) tokens. Places rise within a group, so that a single group
-        is the ordinary sequence, bit for bit. "equal" gives at most two tensors.
+        num_prefix: P, class and register tokens that each group has a copy of.
     """
-    batch_size = len(groups)
+    batch_size, num_tokens = groups.shape
     groups = groups.cpu()
     num_ids = int(groups.max()) + 1
     owner = groups + num_ids * torch.arange(batch_size)[:, None]  # one id per group of the batch
-    owner = torch.where(groups == DROPPED, batch_size * num_ids, owner).flatten()
+    dropped = batch_size * num_ids
+    owner = torch.where(groups == DROPPED, dropped, owner).flatten()
     order = owner.argsort(stable=True)
-    sizes = owner.bincount(minlength=batch_size * num_ids + 1)
-    starts = sizes.cumsum(0) - sizes
-    sizes[-1] = 0  # the dropped ones are no group
-    sequences = []
-    for size in sizes.unique().tolist():
-        if size > 0:
-            first = starts[sizes == size]
-            sequences.append(order[first[:, None] + torch.arange(size)])
-    return sequences
+    counts = owner.bincount(minlength=dropped + 1)
+    starts = counts.cumsum(0) - counts
+    counts[-1] = 0  # the dropped ones are no group
+    sizes = counts.unique().tolist()
+    groups_of_size = {s + num_prefix: (counts == s).nonzero().flatten() for s in sizes if s}
+    largest = max(groups_of_size)
+    # a whole image has a tile of its own, as in the ordinary pass
+    shared = largest < num_tokens + num_prefix
+    capacity = largest * (max(1, round(tile_size / largest)) if shared else 1)
+    rows = _fill_tiles({size: len(ids) for size, ids in groups_of_size.items()}, capacity)
+
+    num_tiles = sum(repeats for repeats, _ in rows)
+    source = torch.zeros(num_tiles, capacity, dtype=torch.long)
+    slot_owner = torch.full((num_tiles, capacity), -1)
+    prefix = batch_size * num_tokens + torch.arange(num_prefix)
+    used = dict.fromkeys(groups_of_size, 0)
+    first_tile = 0
+    for repeats, pattern in rows:
+        tiles, slot = slice(first_tile, first_tile + repeats), 0
+        for size, take in pattern.items():
+            ids = groups_of_size[size][used[size] : used[size] + repeats * take]
+            used[size] += repeats * take
+            tokens = order[starts[ids][:, None] + torch.arange(size - num_prefix)]
+            tokens = torch.cat([prefix.expand(len(ids), -1), tokens], dim=1)
+            slots = slice(slot, slot + take * size)
+            source[tiles, slots] = tokens.view(repeats, take * size)
+            slot_owner[tiles, slots] = ids[:, None].expand(-1, size).reshape(repeats, take * size)
+            slot += take * size
+        first_tile += repeats
+
+    back = torch.full((batch_size * num_tokens + num_prefix,), source.numel())
+    taken = slot_owner.flatten() >= 0
+    back[source.flatten()[taken]] = torch.arange(source.numel())[taken]
+    back = back[: batch_size * num_tokens].view(batch_size, num_tokens)
+    alone = (slot_owner == slot_owner[:, :1]).all()
+    return Tiles(source, None if alone else slot_owner, back)
 
 
-def put_back(
-    encoded: list[Tensor], sequences: list[Tensor], batch_size: int, num_tokens: int
-) -> Tensor:
-    """Encoded groups (G, s, D), in the order of `sequences`, -> tokens (B, N, D) at their places.
+def _fill_tiles(waiting: dict[int, int], capacity: int) -> list[tuple[int, dict[int, int]]]:
+    """Which group sizes share a tile: (how many such tiles, {size: groups of it in each}).
 
-    DROPPED tokens come back as zeros: holes for the decoder.
+    Largest first, then whatever still fits; `waiting` has the number of groups of each size.
     """
-    tokens = torch.cat([group.flatten(0, 1) for group in encoded])
-    places = torch.cat([place.flatten() for place in sequences])
-    source = places.new_full((batch_size * num_tokens,), len(tokens))
-    source[places] = torch.arange(len(tokens), device=places.device)
-    if len(tokens) < len(source):
-        tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
-    return tokens.index_select(0, source).unflatten(0, (batch_size, num_tokens))
+    waiting, rows = dict(sorted(waiting.items(), reverse=True)), []
+    while waiting:
+        pattern, room = {}, capacity
+        for size, count in waiting.items():
+            if take := min(count, room // size):
+                pattern[size], room = take, room - take * size
+        repeats = min(waiting[size] // take for size, take in pattern.items())
+        rows.append((repeats, pattern))
+        waiting = {s: n - repeats * pattern.get(s, 0) for s, n in waiting.items()}
+        waiting = {s: n for s, n in waiting.items() if n}
+    return rows

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from networks import NetworkError, build_network
-from networks.masking import DROPPED, GROUP_RULES, assign_groups, put_back, sequences_by_size
+from networks.masking import DROPPED, GROUP_RULES, assign_groups, pack_groups
 
 SIZE = (48, 80)  # a token grid of 3 x 5: N = 15, which neither 2 nor 4 divides
 NUM_TOKENS = 15
@@ -90,21 +90,41 @@ def test_an_unknown_rule_is_refused_with_those_there_are():
         groups_of(2, rule="blocks")
 
 
+@pytest.mark.parametrize("tile_size", [4, 8, 64])
+@pytest.mark.parametrize("num_prefix", [0, 2])
 @pytest.mark.parametrize("rule", GROUP_RULES)
 @pytest.mark.parametrize("num_groups", [1, 2, 4, 15, 20])
-def test_putting_back_undoes_gathering(num_groups, rule):
+def test_a_tile_holds_whole_groups_in_order_and_every_token_once(
+    num_groups, rule, num_prefix, tile_size
+):
     groups = groups_of(num_groups, batch_size=3, rule=rule)
-    tokens = torch.rand(3 * NUM_TOKENS, 8) + 1
-    sequences = sequences_by_size(groups)
-    owner = groups + 100 * torch.arange(3)[:, None]
-    for places in sequences:  # (G, s): one whole group each, in order
-        assert (places.diff(dim=1) > 0).all()
-        for group in places:
-            owners = owner.flatten()[group]
-            assert (owners == owners[0]).all() and (owner == owners[0]).sum() == len(group)
-    back = put_back([tokens[places] for places in sequences], sequences, 3, NUM_TOKENS)
-    expected = torch.where((groups == DROPPED)[..., None], 0.0, tokens.view(3, NUM_TOKENS, 8))
-    assert torch.equal(back, expected)
+    tiles = pack_groups(groups, num_prefix=num_prefix, tile_size=tile_size)
+    owner_of_token = (groups + 100 * torch.arange(3)[:, None]).flatten()
+    owner = torch.zeros_like(tiles.source) if tiles.owner is None else tiles.owner
+    for source, owners in zip(tiles.source, owner, strict=True):
+        for name in owners[owners >= 0].unique():
+            slots = source[owners == name]
+            prefix, members = slots[:num_prefix], slots[num_prefix:]
+            assert prefix.tolist() == list(range(45, 45 + num_prefix))
+            assert (members.diff() > 0).all()
+            # the whole group, and nothing but this group
+            assert (owner_of_token == owner_of_token[members[0]]).nonzero()[:, 0].equal(members)
+    slot = tiles.back.flatten()
+    kept = (groups != DROPPED).flatten()
+    assert torch.equal(tiles.source.flatten()[slot[kept]], kept.nonzero()[:, 0])
+    assert (slot[~kept] == tiles.source.numel()).all()
+    assert len(slot[kept].unique()) == kept.sum()
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_groups", "rule", "most"),
+    [(480, 64, "equal", 0.02), (1200, 64, "equal", 0.06), (480, 16, "equal", 0),
+     (480, 4, "equal", 0), (480, 480, "equal", 0.01), (480, 1, "equal", 0),
+     (480, 64, "random_cuts", 0.05)],
+)  # fmt: skip
+def test_tiles_are_nearly_full(num_tokens, num_groups, rule, most):
+    groups = assign_groups(56, num_tokens, num_groups, generator=generator(), rule=rule)
+    assert pack_groups(groups).source.numel() <= (1 + most) * groups.numel()
 
 
 ENCODERS = pytest.mark.parametrize(
@@ -208,8 +228,24 @@ def test_the_cost_of_attention_falls_with_the_number_of_groups():
         return sum(count for op, count in counts.items() if "bmm" in str(op))
 
     dense = attention_flops(1)
-    assert dense > 0
-    assert attention_flops(16) == dense // 16 and attention_flops(64) == dense // 64
+    assert dense > 0 and attention_flops(2) == dense // 2
+    # groups of 16 and of 4 share tiles of 64 slots, a quarter of 256
+    assert attention_flops(16) == attention_flops(64) == dense // 4
+
+
+@ENCODERS
+def test_groups_that_were_packed_before_give_the_same_bits(encoder, prefix):
+    network = tiny_network(encoder, prefix_tokens=prefix)
+    groups = groups_of(4)
+    tiles = pack_groups(groups, num_prefix=network.encoder.num_prefix)
+    assert torch.equal(network(image(), groups=groups).depth, network(image(), groups=tiles).depth)
+
+
+def test_a_batch_of_copies_gives_copies():
+    network, groups = tiny_network(), groups_of(4, batch_size=1)
+    alone = network(image()[:1], groups=groups).depth
+    thrice = network(image()[:1].repeat(3, 1, 1, 1), groups=groups.repeat(3, 1)).depth
+    assert (thrice - alone).abs().max() < 1e-5
 
 
 def test_groups_of_another_size_are_refused():
