@@ -17,7 +17,8 @@ from dotmap import DotMap
 from torch import Tensor, nn
 
 from datasets.leakage import check_overlap, check_trainable
-from datasets.loading import SampleOrder, TrainingSamples, training_batches
+from datasets.loading import TrainingSamples, training_batches
+from datasets.order import SampleOrder
 from datasets.splits import evenly, frame_ids_at
 from evaluate import evaluate, trivial_floors
 from evaluation_report import draw_frames
@@ -42,6 +43,7 @@ from utils.processes import Process, average, check_same_everywhere
 from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
 from utils.seeding import seed_initialisation, seeded
+from utils.step_results import StepResults
 from utils.throughput import Throughput
 from utils.visualize import contact_sheet
 
@@ -161,6 +163,7 @@ class Session:
             scaler=self.scaler,
         )  # fmt: skip
         self.skipped_in_a_row = self.skipped = self.replaced = 0
+        self.results = StepResults()
         if process.is_main:
             write_run_folder(
                 self.folder, config_yaml=to_yaml(cfg), environment=environment(process.device),
@@ -190,22 +193,33 @@ class Session:
     def learn(self, step: int, total: Tensor, *batches: dict) -> None:
         """Backward, clip, step, average; a loss or gradient that is not finite changes nothing.
 
+        The device is not waited for, so on a GPU it may be some steps until that is noticed.
+
         Raises:
             Diverged: after `train.max_skipped_steps` such steps in a row.
         """
         max_grad_norm = self.cfg.optimizer.max_grad_norm
-        if update(total, self.optimizer, self.scaler, max_grad_norm=max_grad_norm):
-            self.averaged.update()
-            self.skipped_in_a_row = 0
-        else:
+        finite = update(total, self.optimizer, self.scaler, max_grad_norm=max_grad_norm)
+        self.averaged.update()
+        names = [name for batch in batches for name in batch["frame_id"]]
+        self.results.add(step, finite, names)
+        self._count_skipped()
+        self.replaced += sum(int(batch["replaced"].sum()) for batch in batches)
+
+    def _count_skipped(self, *, wait: bool = False) -> None:
+        for result in self.results.known(wait=wait):
+            if result.finite:
+                self.skipped_in_a_row = 0
+                continue
             self.skipped_in_a_row, self.skipped = self.skipped_in_a_row + 1, self.skipped + 1
-            names = [name for batch in batches for name in batch["frame_id"]]
-            self.log.say(f"step {step + 1} skipped: loss or gradient not finite on {names}")
+            self.log.say(
+                f"step {result.step + 1} skipped: loss or gradient not finite on {result.frame_ids}"
+            )
             if self.skipped_in_a_row >= self.cfg.train.max_skipped_steps:
                 raise Diverged(
-                    f"{self.skipped_in_a_row} steps in a row were not finite, up to {step + 1}"
+                    f"{self.skipped_in_a_row} steps in a row were not finite, up to "
+                    f"{result.step + 1}"
                 )
-        self.replaced += sum(int(batch["replaced"].sum()) for batch in batches)
 
     def is_due(self, done: int, section: str) -> bool:
         """Whether what `section` of the configuration describes is due after `done` steps."""
@@ -215,8 +229,10 @@ class Session:
         """Where due, a line of raw losses (means over processes), rates, speed and counts."""
         self.log.advance(done)
         if self.is_due(done, "log"):
+            means = average(losses, self.process)  # here, and only here, the device is waited for
+            self._count_skipped(wait=True)
             self.log.log(done, "train", {
-                **average(losses, self.process), **learning_rates(self.optimizer),
+                **means, **learning_rates(self.optimizer),
                 **self.speed.report(), "eta_s": self.log.eta_s(done),
                 "skipped_steps": self.skipped, "replaced_frames": self.replaced,
             })  # fmt: skip

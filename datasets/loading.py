@@ -9,61 +9,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .frame import DataError
+from .order import SampleOrder
 from .views import evaluation_image
 
 MAX_REPLACED_SHARE = 0.001  # more broken frames than this is a broken dataset, not bad luck
-
-
-class SampleOrder:
-    """An endless order of samples: pass after pass over the frames, each pass shuffled anew.
-
-    The k-th sample of the run is the same frame whatever the batch size, the number of loader
-    processes, or where the run was resumed; lists shorter than a batch simply wrap around.
-
-    Yields lists of (sample number, frame index), one list a batch. Process `rank` of `world_size`
-    takes its own consecutive share of each step's samples.
-
-    Args:
-        indices: frames to draw from.
-        batch_size: samples per step and process.
-        first_step: step to start at.
-        generator_for: pass number -> generator that shuffles this pass.
-    """
-
-    def __init__(
-        self,
-        indices: Sequence[int],
-        *,
-        batch_size: int,
-        first_step: int,
-        generator_for: Callable[[int], torch.Generator],
-        rank: int = 0,
-        world_size: int = 1,
-    ):
-        if not indices:
-            raise DataError("no frames to draw from: the list is empty")
-        self.indices = list(indices)
-        self.batch_size = batch_size
-        self.first_step = first_step
-        self.generator_for = generator_for
-        self.rank = rank
-        self.world_size = world_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self.first_step
-        shuffled = (-1, [])  # (pass number, its order)
-        while True:
-            start = (step * self.world_size + self.rank) * self.batch_size
-            batch = []
-            for number in range(start, start + self.batch_size):
-                which_pass, place = divmod(number, len(self.indices))
-                if shuffled[0] != which_pass:
-                    generator = self.generator_for(which_pass)
-                    order = torch.randperm(len(self.indices), generator=generator).tolist()
-                    shuffled = (which_pass, order)
-                batch.append((number, self.indices[shuffled[1][place]]))
-            yield batch
-            step += 1
 
 
 class TrainingSamples(Dataset):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from networks import build_network
+from utils.averaging import WeightAverage
 from utils.optimization import (
     build_optimizer,
     learning_rates,
@@ -16,6 +17,7 @@ from utils.optimization import (
     update,
 )
 from utils.seeding import seeded
+from utils.step_results import StepResults
 
 SCALER = torch.amp.GradScaler("cpu", enabled=False)
 
@@ -91,12 +93,58 @@ def test_a_step_that_is_not_finite_touches_nothing(bad):
     good = sum(p.square().sum() for p in toy.parameters())
     assert update(good, optimizer, SCALER, max_grad_norm=1.0)
     before = {key: value.clone() for key, value in toy.state_dict().items()}
-    moments = {k: v["exp_avg"].clone() for k, v in optimizer.state_dict()["state"].items()}
+    state = optimizer.state_dict()["state"]
+    moments = {k: (v["exp_avg"].clone(), v["step"].clone()) for k, v in state.items()}
     loss = sum(p.square().sum() for p in toy.parameters()) * bad
     assert not update(loss, optimizer, SCALER, max_grad_norm=1.0)
     assert all(torch.equal(before[key], value) for key, value in toy.state_dict().items())
     after = optimizer.state_dict()["state"]
-    assert all(torch.equal(moments[key], after[key]["exp_avg"]) for key in moments)
+    for key, (moment, count) in moments.items():
+        assert torch.equal(moment, after[key]["exp_avg"]) and count == after[key]["step"] == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_noticed_though_its_gradient_is(bad):
+    toy = nn.Linear(3, 3)
+    before = toy.weight.detach().clone()
+    assert not update(toy.weight.sum() + bad, optimizer_of(toy, nn.Identity()), SCALER,
+                      max_grad_norm=0.0)  # fmt: skip
+    assert torch.equal(before, toy.weight)
+
+
+def test_after_a_bad_step_the_next_good_one_is_as_if_it_had_never_been():
+    weights = []
+    for losses in ((1.0, 1.0), (1.0, float("nan"), 1.0)):
+        toy = Toy()
+        for parameter in toy.parameters():
+            nn.init.constant_(parameter, 0.5)
+        optimizer = optimizer_of(toy, toy.encoder)
+        for factor in losses:
+            total = factor * sum(p.square().sum() for p in toy.parameters())
+            update(total, optimizer, SCALER, max_grad_norm=1.0)
+        weights.append(toy.decoder.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_results_of_steps_come_in_order_and_once():
+    results = StepResults()
+    results.add(3, torch.tensor(True), ["a"])
+    results.add(4, torch.tensor(False), ["b", "c"])
+    assert results.known() == [(3, True, ["a"]), (4, False, ["b", "c"])]
+    assert results.known(wait=True) == []
+
+
+def test_an_average_is_a_copy_at_first_and_then_follows_slowly():
+    network = nn.Linear(2, 2)
+    averaged = WeightAverage(network, 0.9)
+    first = nn.init.constant_(network.weight, 1.0).detach().clone()
+    averaged.update()
+    assert torch.equal(averaged.network.weight, first)
+    nn.init.constant_(network.weight, 2.0)
+    averaged.update()
+    assert averaged.network.weight.flatten().tolist() == pytest.approx([1.1] * 4)
+    assert not averaged.network.weight.requires_grad
+    assert WeightAverage(network, 0.0).network is network
 
 
 def test_the_gradient_norm_is_clipped_and_zero_means_never():

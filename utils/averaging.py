@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -14,20 +16,26 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float):
         self.trained = network
-        self.average = None
-        if decay > 0:
-            self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+        self.average = copy.deepcopy(network).requires_grad_(False) if decay > 0 else None
+        self.num_updates = 0
 
     @property
     def network(self) -> nn.Module:
-        return self.trained if self.average is None else self.average.module
+        return self.trained if self.average is None else self.average
 
+    @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of the step that has just been made."""
-        if self.average is not None:
-            self.average.update_parameters(self.trained)
+        """Take in the weights as they are now; the first time they are copied."""
+        if self.average is None:
+            return
+        averages, weights = list(self.average.parameters()), list(self.trained.parameters())
+        if self.num_updates == 0:
+            torch._foreach_copy_(averages, weights)
+        else:
+            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+        self.num_updates += 1
 
     def resume(self, step: int) -> None:
         """Go on as if `step` updates had been made; the first one of a new average copies."""
-        if self.average is not None:
-            self.average.n_averaged.fill_(step)
+        self.num_updates = step

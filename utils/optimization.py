@@ -85,23 +85,33 @@ def update(
     scaler: torch.amp.GradScaler,
     *,
     max_grad_norm: float,
-) -> bool:
-    """Backward, clip, step. False, with parameters untouched, if loss or gradient is not finite.
+) -> Tensor:
+    """Backward, clip, step; a loss or gradient that is not finite leaves parameters untouched.
+
+    All of it stays on the device: the host does not wait to see how it went.
 
     Args:
         total: scalar loss.
+        optimizer: of `build_optimizer`.
         scaler: loss scaler for fp16; a disabled one otherwise.
         max_grad_norm: total gradient norm above which gradients are scaled down; 0 = never.
+
+    Returns:
+        Whether the step was made: a scalar bool tensor on the device, the same on all processes.
     """
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(total).backward()
+    # gradients are averaged over processes: spoiling them tells all that this loss is not finite
+    spoiled = torch.where(torch.isfinite(total.detach()), 1.0, torch.nan)
+    scaler.scale(total).backward(gradient=spoiled.to(total.dtype))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    finite = bool(torch.isfinite(total.detach() + norm))
-    if finite:
-        if max_grad_norm:
-            nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-        scaler.step(optimizer)
+    finite = torch.isfinite(norm)
+    if max_grad_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
+    # what a loss scaler does too: the fused kernel reads the flag itself and then changes nothing
+    optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf
     scaler.update()
     return finite
