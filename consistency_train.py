@@ -23,6 +23,7 @@ from dotmap import DotMap
 from torch import Tensor, nn
 
 from datasets import DataError
+from datasets.colours import colour_views
 from datasets.photometric import Strong
 from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
@@ -37,7 +38,7 @@ from losses import (
     weighted_sum,
 )
 from networks import DepthNetwork
-from networks.masking import DROPPED, assign_groups
+from networks.masking import Tiles, assign_groups, pack_groups
 from networks.predictor import FeaturePredictor
 from pseudo_labels import audit, frames_to_audit, write_views
 from self_supervision import (
@@ -47,11 +48,11 @@ from self_supervision import (
     describe_sources,
     write_warps,
 )
-from session import Session, endless_batches, open_labels, start_network
-from unlabeled import open_unlabeled, unlabeled_batches
+from session import Session, endless_batches, from_cache, open_labels, start_network
+from unlabeled import open_unlabeled, unlabeled_batches, unlabeled_size
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
-from utils.processes import Process, distribute, start_process, to_device
+from utils.processes import Process, start_process
 from utils.seeding import seeded
 
 RAMPED = ("depth_consistency", "feature_consistency")
@@ -97,9 +98,10 @@ class ConsistencyStep(nn.Module):
         self.feature_reduction = feature_reduction
 
     def forward(
-        self, labeled: dict, unlabeled: dict, groups: dict[str, Tensor], teacher: DepthNetwork
+        self, labeled: dict, unlabeled: dict, tiles: dict[str, Tiles], teacher: DepthNetwork
     ) -> dict[str, Tensor]:
-        """`groups`: of the strong views' tokens, by stream. `teacher` may be the network itself."""
+        """`tiles`: packed groups of the strong views' tokens, by stream. `teacher` may be the
+        network itself."""
         size = labeled["depth"].shape[-2:]
         truth = {"target": labeled["depth"], "valid_mask": labeled["valid_mask"]}
         output = self.network(labeled["image"]).resized(size)
@@ -108,7 +110,7 @@ class ConsistencyStep(nn.Module):
         )
         if self.labels_strong_view:
             strong = self.network(
-                labeled["strong_image"], groups["labeled"], with_uncertainty=False
+                labeled["strong_image"], tiles["labeled"], with_uncertainty=False
             ).resized(size)
             losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
 
@@ -121,7 +123,7 @@ class ConsistencyStep(nn.Module):
                 weak = teacher(unlabeled["weak_image"])
         weak = weak.without_graph()  # a pseudo label teaches, it does not learn
         strong = self.network(  # every token sees its own group only
-            unlabeled["strong_image"], groups["unlabeled"], with_uncertainty=False
+            unlabeled["strong_image"], tiles["unlabeled"], with_uncertainty=False
         )
         weight = self.pixel_weight(pseudo_depth=weak.depth, log_uncertainty=weak.log_uncertainty)
         if self.compares_depth:
@@ -132,7 +134,7 @@ class ConsistencyStep(nn.Module):
         if self.predictor is not None:
             losses["feature_consistency"] = feature_consistency(
                 pred=self.predictor(strong.features), target=weak.features,
-                encoded=(groups["unlabeled"] != DROPPED).to(weight.device),
+                encoded=tiles["unlabeled"].encoded,
                 reduction=self.feature_reduction,
             )  # fmt: skip
         losses["weight_mass"] = weight.mean()  # not a loss: how much the pseudo labels count
@@ -148,7 +150,10 @@ def train(cfg: DotMap) -> None:
     audited = open_audited(cfg, unlabeled)
     sources = describe_sources(cfg, unlabeled)
     network, state = start_network(cfg, process)
-    supervision = build_self_supervision(cfg, network, resumed=state is not None)
+    masked = {"unlabeled": unlabeled_size(cfg, network)}
+    supervision = build_self_supervision(
+        cfg, image_size=masked["unlabeled"], resumed=state is not None
+    )
     step_module = ConsistencyStep(
         network, weights=weights, supervision=supervision, **cfg.losses.toDict()
     ).to(process.device)
@@ -161,21 +166,26 @@ def train(cfg: DotMap) -> None:
         session.log.say(sources)
     teacher = session.averaged.network if cfg.train.teacher == "average" else network
     batches = open_batches(cfg, labeled, unlabeled, network, session.first_step, process)
-    num_tokens = math.prod(network.encoder.grid(network.image_size))
+    if weights["strong_depth"]:
+        masked["labeled"] = network.image_size
+    num_tokens = {name: math.prod(network.encoder.grid(size)) for name, size in masked.items()}
     check = partial(audit, unlabeled[0], audited, teacher, process) if audited else None
-    forward = distribute(step_module, process)
-    if cfg.train.compile:
-        forward = torch.compile(forward)
+    forward = session.accelerated(step_module)
 
     for step in range(session.first_step, cfg.train.num_steps):
         with session.speed.waiting():
-            batch = {k: to_device(next(stream), process.device) for k, stream in batches.items()}
+            batch = {name: next(stream) for name, stream in batches.items()}
+        batch = {name: colour_views(views) for name, views in batch.items()}
         groups = {
-            name: draw_groups(cfg, name, entries["sample_number"], num_tokens=num_tokens)
-            for name, entries in batch.items()
+            name: draw_groups(cfg, name, batch[name]["sample_number"], num_tokens=count)
+            for name, count in num_tokens.items()
+        }
+        tiles = {
+            name: pack_groups(drawn, num_prefix=network.encoder.num_prefix).to(process.device)
+            for name, drawn in groups.items()
         }
         with session.forward_pass(step):
-            losses = forward(batch["labeled"], batch["unlabeled"], groups, teacher)
+            losses = forward(batch["labeled"], batch["unlabeled"], tiles, teacher)
         notes = {name: losses.pop(name) for name in NOTES if name in losses}
         share = ramp(step, ramp_steps=cfg.schedule.consistency_ramp_steps)
         total = weighted_sum(
@@ -219,8 +229,9 @@ def open_batches(
         max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),
         strong=strong if cfg.loss_weights.strong_depth else None,
     )  # fmt: skip
+    kept = from_cache(cfg, labeled, image_size=network.image_size)
     return {
-        "labeled": endless_batches(cfg, "labeled", labeled, view, **place),
+        "labeled": endless_batches(cfg, "labeled", kept, view, **place),
         "unlabeled": unlabeled_batches(cfg, unlabeled, network, strong=strong, **place),
     }
 

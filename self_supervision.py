@@ -51,6 +51,8 @@ class SelfSupervision(nn.Module):
         super().__init__()
         self.smooth, self.automask = smooth, automask
         self.offsets = () if sources == "stereo" else tuple(offsets)  # of the last sources
+        back = torch.tensor([offset < 0 for offset in self.offsets])
+        self.register_buffer("_is_earlier", back, persistent=False)
         self.pose_network = None
         if self.offsets and poses == "predicted":
             self.pose_network = build_pose_network(
@@ -85,23 +87,24 @@ class SelfSupervision(nn.Module):
             later.append(pair[offset > 0])
         motion = self.pose_network(torch.cat(earlier), torch.cat(later))
         motion = motion.unflatten(0, (len(self.offsets), len(target))).transpose(0, 1)
-        back = torch.tensor([offset < 0 for offset in self.offsets], device=motion.device)
-        predicted = torch.where(back[:, None, None], torch.linalg.inv_ex(motion).inverse, motion)
+        back = self._is_earlier[:, None, None]
+        predicted = torch.where(back, torch.linalg.inv_ex(motion).inverse, motion)
         return torch.cat([known[:, :first], predicted.to(known.dtype)], 1)
 
 
 def build_self_supervision(
-    cfg: DotMap, network: DepthNetwork, *, resumed: bool
+    cfg: DotMap, *, image_size: tuple[int, int], resumed: bool
 ) -> SelfSupervision | None:
     """The term that the configuration asks for; None where loss_weights.photometric is 0.
 
-    `resumed`: a checkpoint will fill the pose network, so its pretrained weights are not needed.
+    `image_size`: (height, width) of plain images. `resumed`: a checkpoint will fill the pose
+    network, so its pretrained weights are not needed.
     """
     if not cfg.loss_weights.photometric:
         return None
     smooth = cfg.loss_weights.smoothness > 0
     settings = cfg.self_supervision.toDict() | ({"pose_pretrained": "none"} if resumed else {})
-    return SelfSupervision(image_size=network.image_size, smooth=smooth, **settings)
+    return SelfSupervision(image_size=image_size, smooth=smooth, **settings)
 
 
 def wanted_sources(cfg: DotMap) -> WantedSources | None:

@@ -16,6 +16,7 @@ import torch
 from dotmap import DotMap
 from torch import Tensor, nn
 
+from datasets.cache import cached_frames
 from datasets.leakage import check_overlap, check_trainable
 from datasets.loading import TrainingSamples, training_batches
 from datasets.order import SampleOrder
@@ -39,7 +40,7 @@ from utils.optimization import (
     set_learning_rate,
     update,
 )
-from utils.processes import Process, average, check_same_everywhere
+from utils.processes import Process, average, check_same_everywhere, distribute
 from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
 from utils.seeding import seed_initialisation, seeded
@@ -81,6 +82,27 @@ def start_network(cfg: DotMap, process: Process) -> tuple[DepthNetwork, dict[str
     return build_network(**settings).to(process.device), state
 
 
+def from_cache(
+    cfg: DotMap,
+    stream: Stream,
+    *,
+    image_size: tuple[int, int],
+    crop: Sequence[float] | None = None,
+) -> Stream:
+    """The same frames, their pictures from `train.cache`, which is filled first; without: `stream`.
+
+    Raises DataError if it cannot be filled, also by a broken frame where that shall be an error.
+    """
+    dataset, indices = stream
+    if cfg.train.cache is None:
+        return stream
+    dataset = cached_frames(
+        dataset, indices, cfg.train.cache, image_size=image_size, crop=crop,
+        num_workers=cfg.train.num_workers, skip_broken=cfg.train.on_bad_sample == "skip",
+    )  # fmt: skip
+    return dataset, indices
+
+
 def endless_batches(
     cfg: DotMap,
     name: str,
@@ -90,9 +112,10 @@ def endless_batches(
     first_step: int,
     process: Process,
 ) -> Iterator[dict]:
-    """Endless batches of the stream that the section `name` describes.
+    """Endless batches, on the device, of the stream that the section `name` describes.
 
-    Order and augmentation follow from seed, stream and the sample's number alone.
+    For `colour_views`, which makes of them what a step takes. Order and augmentation follow from
+    seed, stream and the sample's number alone.
     """
     dataset, indices = stream
     samples = TrainingSamples(
@@ -110,10 +133,7 @@ def endless_batches(
         world_size=process.world_size,
     )
     return training_batches(
-        samples,
-        order,
-        num_workers=cfg.train.num_workers,
-        pin_memory=process.device.type == "cuda",
+        samples, order, num_workers=cfg.train.num_workers, device=process.device
     )
 
 
@@ -150,6 +170,7 @@ class Session:
         self.folder = Path(cfg.run.folder) / cfg.run.name
         self.num_steps = cfg.train.num_steps
         self.step_module = step_module
+        self.network = network
         self.averaged = WeightAverage(network, cfg.train.ema_decay)
         self.optimizer = build_optimizer(
             step_module, encoder=network.encoder, name=cfg.optimizer.name,
@@ -179,6 +200,15 @@ class Session:
         self.log.say(f"frames: {frames}; run folder {self.folder}")
         if network.encoder.load_report is not None:
             self.log.say(f"pretrained encoder: {network.encoder.load_report}")
+
+    def accelerated(self, step_module: nn.Module) -> nn.Module:
+        """What to call for a forward pass: compiled, sparing memory, distributed, as asked for."""
+        network = self.network
+        if self.cfg.train.activation_checkpointing:
+            network.recompute_activations()
+        if self.cfg.train.compile:
+            network.compile_regions()
+        return distribute(step_module, self.process)
 
     def forward_pass(self, step: int) -> contextlib.AbstractContextManager:
         """Set the learning rate of `step`; compute in the run's precision within."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-import torch
 from dotmap import DotMap
 from torch import Tensor, nn
 
+from datasets.colours import colour_views
 from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
 from losses import supervised_losses, weighted_sum
@@ -28,11 +28,11 @@ from self_supervision import (
     describe_sources,
     write_warps,
 )
-from session import Session, endless_batches, open_labels, start_network
-from unlabeled import open_unlabeled, unlabeled_batches
+from session import Session, endless_batches, from_cache, open_labels, start_network
+from unlabeled import open_unlabeled, unlabeled_batches, unlabeled_size
 from utils.command_line import run_script, training_script
 from utils.config import weights_of
-from utils.processes import distribute, start_process, to_device
+from utils.processes import start_process
 
 TERMS = ("depth", "uncertainty", *SELF_SUPERVISED)
 NOTES = ("taught_share",)  # logged beside the losses
@@ -81,7 +81,9 @@ def train(cfg: DotMap) -> None:
         streams["unlabeled"] = open_unlabeled(cfg, labeled, validation, process)
         sources = describe_sources(cfg, streams["unlabeled"])
     network, state = start_network(cfg, process)
-    supervision = build_self_supervision(cfg, network, resumed=state is not None)
+    supervision = build_self_supervision(
+        cfg, image_size=unlabeled_size(cfg, network), resumed=state is not None
+    )
     step_module = SupervisedStep(
         network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error,
         supervision=supervision,
@@ -96,17 +98,17 @@ def train(cfg: DotMap) -> None:
         max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),
     )  # fmt: skip
     place = {"first_step": session.first_step, "process": process}
-    batches = [endless_batches(cfg, "labeled", labeled, view, **place)]
+    kept = from_cache(cfg, labeled, image_size=network.image_size)
+    batches = [endless_batches(cfg, "labeled", kept, view, **place)]
     if supervision is not None:
         session.log.say(sources)
         batches.append(unlabeled_batches(cfg, streams["unlabeled"], network, strong=None, **place))
-    forward = distribute(step_module, process)
-    if cfg.train.compile:
-        forward = torch.compile(forward)
+    forward = session.accelerated(step_module)
 
     for step in range(session.first_step, cfg.train.num_steps):
         with session.speed.waiting():
-            batch = [to_device(next(stream), process.device) for stream in batches]
+            batch = [next(stream) for stream in batches]
+        batch = [colour_views(views) for views in batch]
         with session.forward_pass(step):
             losses = forward(*batch)
         notes = {name: losses.pop(name) for name in NOTES if name in losses}

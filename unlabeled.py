@@ -15,7 +15,7 @@ from datasets.views import Jitter, unlabeled_view
 from frames import Stream, open_frames, refuse_test
 from networks import DepthNetwork
 from self_supervision import wanted_sources
-from session import endless_batches
+from session import endless_batches, from_cache
 from utils.processes import Process, check_same_everywhere
 
 
@@ -26,16 +26,25 @@ def open_unlabeled(cfg: DotMap, labeled: Stream, validation: Stream, process: Pr
     `unlabeled.may_share` allows are validated on; DisagreementError if processes would train on
     others.
     """
-    known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
+    known = ()
+    if cfg.unlabeled.exclude_labeled:
+        known = {labeled[0].paths(index)["image"].resolve() for index in labeled[1]}
     dataset, indices = open_frames(
         cfg.unlabeled, seed=cfg.run.seed, budget="frames", roles=("image",),
-        exclude=known if cfg.unlabeled.exclude_labeled else (),
+        exclude=known,
     )  # fmt: skip
     check_trainable(frame_ids_at(dataset, indices), dataset)
     refuse_test("unlabeled", cfg.unlabeled, (dataset, indices))
     check_apart((dataset, indices), validation, cfg.unlabeled.may_share)
     check_same_everywhere(cfg.unlabeled.list_sha256, "unlabelled frames", process)
     return dataset, indices
+
+
+def unlabeled_size(cfg: DotMap, network: DepthNetwork) -> tuple[int, int]:
+    """(height, width) in pixels of plain images; NetworkError unless the patch divides it."""
+    size = tuple(cfg.unlabeled.image_size or network.image_size)
+    network.encoder.grid(size)
+    return size
 
 
 def unlabeled_batches(
@@ -48,14 +57,14 @@ def unlabeled_batches(
     process: Process,
 ) -> Iterator[dict]:
     """Endless batches of `unlabeled_view`; with sources where the configuration asks for them."""
-    dataset, indices = stream
+    shape = {"image_size": unlabeled_size(cfg, network), "crop": cfg.unlabeled.crop}
+    dataset, indices = from_cache(cfg, stream, **shape)
     wanted = wanted_sources(cfg)
     if wanted is not None:
         dataset = FramesWithSources(dataset, wanted)
     view = partial(
-        unlabeled_view, image_size=network.image_size, crop=cfg.unlabeled.crop,
-        augmentation=Jitter(**cfg.augmentation.toDict()), strong=strong,
-    )  # fmt: skip
+        unlabeled_view, augmentation=Jitter(**cfg.augmentation.toDict()), strong=strong, **shape
+    )
     return endless_batches(
         cfg, "unlabeled", (dataset, indices), view, first_step=first_step, process=process
     )

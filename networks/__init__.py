@@ -36,6 +36,7 @@ def build_network(
     decoder_channels: int = 256,
     taps: tuple[int, ...] | None = None,
     uncertainty: bool = True,
+    uncertainty_decoder: str = "full",
     uncertainty_shapes_encoder: bool = False,
     prefix_tokens: str = "drop",
 ) -> DepthNetwork:
@@ -50,6 +51,8 @@ def build_network(
         decoder_channels: width C of the DPT decoder; the paper's is 256.
         taps: four 0-based encoder blocks; None spaces them evenly, ending at the last.
         uncertainty: whether to build the uncertainty decoder.
+        uncertainty_decoder: "full", a fusion and head of its own (the paper's), or "light", a
+            narrow head on the depth decoder's fused map.
         uncertainty_shapes_encoder: whether its loss reaches encoder and reassembly.
         prefix_tokens: "drop" class and register tokens, or "per_group": keep them, a copy for each
             group of tokens.
@@ -65,6 +68,7 @@ def build_network(
         decoder_channels=decoder_channels,
         taps=taps,
         uncertainty=uncertainty,
+        uncertainty_decoder=uncertainty_decoder,
         uncertainty_shapes_encoder=uncertainty_shapes_encoder,
         prefix_tokens=prefix_tokens,
     )

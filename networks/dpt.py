@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .recompute import run
+
 
 class Reassemble(nn.Module):
     """Four token maps (B, N, D) on one grid -> maps (B, C, ., .) at 4, 2, 1 and 1/2 times it.
@@ -80,19 +82,26 @@ class FusionBlock(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Four maps, fine to coarse -> one map (B, C, 8h, 8w), where h, w is the token grid."""
+    """Four maps, fine to coarse -> one map (B, C, 8h, 8w), where h, w is the token grid.
+
+    Attributes:
+        recompute: whether the backward pass computes the blocks' activations again.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.recompute = False
         self.blocks = nn.ModuleList(FusionBlock(channels, has_skip=i < 3) for i in range(4))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         # the coarsest block (index 3) starts; each result takes the size of the next finer map
-        fused = self.blocks[3](maps[3], None, maps[2].shape[-2:])
-        for index in (2, 1):
-            fused = self.blocks[index](fused, maps[index], maps[index - 1].shape[-2:])
         height, width = maps[0].shape[-2:]
-        return self.blocks[0](fused, maps[0], (2 * height, 2 * width))
+        sizes = [(2 * height, 2 * width), *(tuple(finer.shape[-2:]) for finer in maps[:3])]
+        fused, skip = maps[3], None
+        for index in (3, 2, 1, 0):
+            fused = run(self.blocks[index], fused, skip, sizes[index], recompute=self.recompute)
+            skip = maps[index - 1] if index else None
+        return fused
 
 
 class Head(nn.Module):

@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .masking import Tiles, pack_groups
+from .recompute import run
 
 
 class NetworkError(ValueError):
@@ -46,6 +47,7 @@ class ViTEncoder(nn.Module):
         taps: the four blocks whose outputs are returned, 0-based.
         embed_dim: token width D.
         num_prefix: P, class and register tokens that stand before the patches of every group.
+        recompute: whether the backward pass computes the blocks' activations again.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ViTEncoder(nn.Module):
             vit = _vit_of_shape(name, image_size)
         else:
             vit = create_vit(name, image_size, keep_prefix=prefix_tokens == "per_group")
+        self.recompute = False
         self.load_report = None  # set when pretrained weights are loaded
         self.image_size = image_size
         self.patch_size = vit.patch_embed.patch_size
@@ -115,7 +118,7 @@ class ViTEncoder(nn.Module):
         mask = {} if same is None else {"attn_mask": same}  # (T, 1, S, S)
         features = []
         for index, block in enumerate(self.vit.blocks):
-            tokens = block(tokens, **mask)
+            tokens = run(block, tokens, recompute=self.recompute, **mask)
             if index in self.taps:
                 features.append(tokens)
         return features

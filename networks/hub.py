@@ -40,6 +40,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {
     "decoder_channels": lambda value: _whole(value) and value > 0,
     "taps": lambda value: value is None or _wholes(value, 4),
     "uncertainty": lambda value: isinstance(value, bool),
+    "uncertainty_decoder": lambda value: value in ("full", "light"),
     "uncertainty_shapes_encoder": lambda value: isinstance(value, bool),
     "prefix_tokens": lambda value: value in ("drop", "per_group"),
 }
@@ -68,6 +69,7 @@ class HubDepthNetwork(
         decoder_channels: int = 256,
         taps: tuple[int, ...] | None = None,
         uncertainty: bool = True,
+        uncertainty_decoder: str = "full",
         uncertainty_shapes_encoder: bool = False,
         prefix_tokens: str = "drop",
     ):

@@ -105,9 +105,20 @@ class Tiles(NamedTuple):
     owner: Tensor | None
     back: Tensor
 
+    @property
+    def encoded(self) -> Tensor:
+        """(B, N) bool: False where a token was dropped."""
+        return self.back < self.source.numel()
+
     def to(self, device: torch.device) -> Tiles:
-        """The same on `device`; copies from pinned memory do not wait for it."""
-        return Tiles(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+        """The same on `device`; where that is a GPU, nobody waits for the copy."""
+
+        def moved(part: Tensor | None) -> Tensor | None:
+            if part is not None and device.type == "cuda":
+                part = part.pin_memory()
+            return None if part is None else part.to(device, non_blocking=True)
+
+        return Tiles(*map(moved, self))
 
 
 def pack_groups(groups: Tensor, *, num_prefix: int = 0, tile_size: int = TILE_SIZE) -> Tiles:

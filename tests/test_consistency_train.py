@@ -12,7 +12,7 @@ from conftest import HOUSE, TINY, run_pair, run_script
 from consistency_train import ConsistencyStep, draw_groups
 from datasets.splits import list_sha256
 from networks import build_network
-from networks.masking import assign_groups
+from networks.masking import assign_groups, pack_groups
 from utils.config import load_config
 
 WEIGHTS = {"depth": 1.0, "uncertainty": 1.0, "depth_consistency": 1.0, "feature_consistency": 1.0,
@@ -36,7 +36,7 @@ def step():
 
 @pytest.fixture
 def batch():
-    """Labelled and unlabelled batch, and groups, by stream."""
+    """Labelled and unlabelled batch, and packed groups, by stream."""
     generator = torch.Generator().manual_seed(1)
     picture = lambda n: torch.rand(n, 3, *SIZE, generator=generator)  # noqa: E731
     depth = 1 + 5 * torch.rand(2, 1, *SIZE, generator=generator)
@@ -44,13 +44,13 @@ def batch():
         "labeled": {"image": picture(2), "strong_image": picture(2), "depth": depth,
                     "valid_mask": depth > 2},
         "unlabeled": {"weak_image": picture(3), "strong_image": picture(3)},
-        "groups": {name: assign_groups(n, 8, 3, generator=generator)
+        "tiles": {name: pack_groups(assign_groups(n, 8, 3, generator=generator))
                    for name, n in (("labeled", 2), ("unlabeled", 3))},
     }  # fmt: skip
 
 
 def losses_of(step, batch, teacher=None):
-    return step(batch["labeled"], batch["unlabeled"], batch["groups"], teacher or step.network)
+    return step(batch["labeled"], batch["unlabeled"], batch["tiles"], teacher or step.network)
 
 
 @pytest.mark.parametrize("term", CONSISTENCIES)
@@ -98,9 +98,60 @@ def test_every_parameter_of_the_step_learns(step, batch):
     assert not idle
 
 
+def test_every_parameter_learns_in_mixed_precision_too(step, batch):
+    """A weight that is first cast without a graph would be without one in the passes after it."""
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(step, batch)
+    sum(losses[term] for term in WEIGHTS).backward()
+    idle = [name for name, p in step.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not idle
+
+
+def test_activations_computed_again_change_no_bit_of_loss_or_gradient(step, batch):
+    kept = torch.autograd.graph.saved_tensors_hooks
+    results = []
+    for recompute in (False, True):
+        if recompute:
+            step.network.recompute_activations()
+        sizes = []
+        with kept(lambda tensor, sizes=sizes: sizes.append(tensor.numel()) or tensor, lambda t: t):
+            losses = losses_of(step, batch)
+        total = sum(losses[term] for term in WEIGHTS)
+        gradients = torch.autograd.grad(total, list(step.parameters()))
+        results.append((total, gradients, sum(sizes)))
+    (total, gradients, size), (total_again, gradients_again, size_again) = results
+    assert torch.equal(total, total_again)
+    assert all(map(torch.equal, gradients, gradients_again))
+    assert size_again < 0.7 * size
+
+
+@pytest.mark.filterwarnings("default")  # the compiler looks at whatever it finds
+def test_compiled_regions_are_compiled_once_and_never_broken(step):
+    """Other batch sizes and other numbers of groups compile nothing anew."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    step.network.compile_regions(backend="aot_eager", fullgraph=True)  # a graph break is an error
+
+    def run(num_images, num_groups):
+        generator = torch.Generator().manual_seed(num_groups)
+        image = torch.rand(num_images, 3, 64, 96, generator=generator)  # no side of 1 anywhere
+        tiles = pack_groups(assign_groups(num_images, 24, num_groups, generator=generator))
+        with torch.no_grad():
+            step.network(image)
+        output = step.network(image, groups=tiles, with_uncertainty=False)
+        (output.depth.mean() + step.network(image).log_uncertainty.mean()).backward()
+
+    run(6, 3)
+    first = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for num_images, num_groups in ((4, 3), (5, 2), (4, 8)):
+        run(num_images, num_groups)
+    assert first > 0 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == first
+    torch._dynamo.reset()
+
+
 def test_a_sure_teacher_that_is_right_leaves_nothing_to_learn(step, batch):
     batch["unlabeled"]["strong_image"] = batch["unlabeled"]["weak_image"]
-    batch["groups"]["unlabeled"] = torch.zeros(3, 8, dtype=torch.long)
+    batch["tiles"]["unlabeled"] = pack_groups(torch.zeros(3, 8, dtype=torch.long))
     assert losses_of(step, batch)["depth_consistency"].item() == 0
 
 

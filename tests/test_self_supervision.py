@@ -18,7 +18,7 @@ from datasets.views import Jitter, unlabeled_view
 from evaluate import USER_ERRORS
 from losses import photometric_loss
 from networks import build_network
-from networks.masking import assign_groups
+from networks.masking import assign_groups, pack_groups
 from self_supervision import SelfSupervision
 from train import SupervisedStep
 from train import main as train_main
@@ -154,14 +154,14 @@ def test_pseudo_labels_stay_without_gradient_beside_it(streets, own_teacher):
     """The weak pass now has a graph, for the photometric term; consistency must not use it."""
     batch = plain_batch(streets, WantedSources(True, (), False))
     batch["strong_image"] = batch["weak_image"].flip(1)
-    groups = {"unlabeled": assign_groups(2, 12, 3, generator=seeded(0, "g"))}
+    tiles = {"unlabeled": pack_groups(assign_groups(2, 12, 3, generator=seeded(0, "g")))}
     depth = torch.full((2, 1, *SIZE), 5.0)
     labeled = {"image": batch["weak_image"], "depth": depth, "valid_mask": depth > 0}
     gradients = []
     for supervision in (None, SelfSupervision(sources="stereo", poses="given", **SETTINGS)):
         step = consistency_step(supervision)
         teacher = step.network if own_teacher else copy.deepcopy(step.network)
-        losses = step(labeled, batch, groups, teacher)
+        losses = step(labeled, batch, tiles, teacher)
         (losses["depth_consistency"] + losses["feature_consistency"]).backward()
         gradients.append({name: p.grad for name, p in step.named_parameters()})
     plain, beside = gradients
