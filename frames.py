@@ -14,11 +14,19 @@ from typing import Any
 from dotmap import DotMap
 
 from datasets import DATASETS, DataError
-from datasets.leakage import refuse_test_frames, test_frames_among
+from datasets.leakage import places_of_pictures, refuse_test_frames, test_frames_among
 from datasets.sources import EXPECTED_LISTS, KNOWN_LISTS
-from datasets.splits import check_files, frame_ids_at, label_budget, list_sha256, name_some
+from datasets.splits import (
+    all_places,
+    check_files,
+    frame_ids_at,
+    label_budget,
+    list_sha256,
+    name_some,
+    without,
+)
 
-Stream = tuple[Any, list[int]]  # a dataset and the indices that are used
+Stream = tuple[Any, Sequence[int]]  # a dataset and the indices that are used
 
 
 def open_frames(
@@ -48,7 +56,7 @@ def open_frames(
     dataset = DATASETS[stream.dataset](
         stream.root, stream.split, variant=stream.variant, depth_scale=stream.depth_scale
     )
-    indices = _with_ground_truth(dataset) if "depth" in roles else list(range(len(dataset)))
+    indices = _with_ground_truth(dataset) if "depth" in roles else all_places(dataset.frame_ids)
     check_files(dataset, roles, indices=indices)
     if budget is None:
         indices = indices[: stream.num_frames]
@@ -56,10 +64,12 @@ def open_frames(
         scene_of = dataset.scene_of if budget == "scenes" else None
         names = frame_ids_at(dataset, indices)
         chosen = label_budget(names, stream.num_frames, seed, scene_of=scene_of)
-        indices = [indices[place] for place in chosen]
+        # all is all: a range of millions stays a range
+        whole = isinstance(indices, range)
+        indices = chosen if whole else [indices[place] for place in chosen]
     if exclude:
-        indices = [i for i in indices if dataset.paths(i)["image"].resolve() not in exclude]
-        if not indices:
+        indices = without(indices, places_of_pictures(dataset, indices, exclude))
+        if len(indices) == 0:
             raise DataError(f"{stream.dataset} {stream.split}: every frame of it is left out")
     used = list_sha256(frame_ids_at(dataset, indices))
     if stream.list_sha256 not in (None, used):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datasets.splits import evenly
+from datasets.splits import evenly, some_of
 from datasets.views import evaluation_view
 from networks import DepthNetwork
 from utils.processes import Process
@@ -21,8 +21,13 @@ from utils.visualize import consistency_panel, contact_sheet
 
 
 def frames_to_audit(dataset: Any, indices: Sequence[int], wanted: int) -> list[int]:
-    """At most `wanted` of `indices`, evenly spaced, whose depth was withheld but exists."""
-    return evenly([i for i in indices if "depth" in dataset.paths(i)], wanted) if wanted else []
+    """At most `wanted` of `indices`, evenly spaced, whose depth was withheld but exists.
+
+    Of very long lists only `some_of` the frames are asked whether they have depth.
+    """
+    if not wanted:
+        return []
+    return evenly([i for i in some_of(indices) if "depth" in dataset.paths(i)], wanted)
 
 
 @torch.inference_mode()

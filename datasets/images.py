@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -11,9 +11,12 @@ import numpy as np
 
 from datasets import kitti_calibration, protocol, splits
 from datasets.frame import DataError, Frame, read_image
+from datasets.name_lists import read_names
+from datasets.names import ListedNames, Names, encoded
 from datasets.neighbours import neighbour_path
 from datasets.options import check_variant, refuse_depth_scale
 from datasets.sizes import stored_size
+from datasets.sorting import sorted_names
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 CAMERA_FILE, POSES_FILE = "intrinsics.txt", "poses.txt"  # in the root, if at all
@@ -24,8 +27,10 @@ class ImageFolder:
 
     Splits: "all", every picture in the folder and its subfolders, hidden ones left out; or a list
     file (see `splits.find_list`), one path a line relative to `root`, in which names may contain
-    spaces. Ids are the relative paths, with forward slashes. The folder of a picture is its scene,
-    and the numbers in the names of its pictures are their order in time (`neighbour_path`).
+    spaces. Ids are the relative paths, with forward slashes, as `Names`: there may be tens of
+    millions, best in a list file, as only a list need not be walked and kept. The folder of a
+    picture is its scene, and the numbers in the names of its pictures are their order in time
+    (`neighbour_path`).
 
     Two files may lie in `root`; neither is a list, so no split has their names:
 
@@ -60,20 +65,14 @@ class ImageFolder:
         path = splits.find_list(self.root, split)
         self._refuse_camera_files(path)
         if path is not None:
-            # no separator occurs in a line, so a name keeps its spaces
-            rows = splits.read_list(path, columns=(1,), separator="\n")
-            names = [str(PurePosixPath(row[0])) for row in rows]
-            for name in names:
-                splits.inside(self.root, name, source=path)
+            self.frame_ids = read_names(self.root, path)
         elif split == "all":
-            names = pictures_below(self.root)
+            self.frame_ids = pictures_below(self.root)
         else:
             raise DataError(
                 f"no list {split}.txt in {self.root}/splits or {self.root}; a folder of pictures "
                 "has the split 'all', and those of its list files"
             )
-        self.frame_ids = tuple(names)
-        splits.check_unique(self.frame_ids, path or self.root)
         self._intrinsics = kitti_calibration.read_camera_matrix(self.root / CAMERA_FILE)
 
     def __len__(self) -> int:
@@ -164,12 +163,19 @@ class ImageFolder:
                 )
 
 
-def pictures_below(root: Path) -> list[str]:
+def pictures_below(root: Path) -> Names:
     """Relative paths of all pictures under `root`, sorted; links are followed, each folder once.
 
-    Hidden files and folders are left out. Raises DataError if there is none.
+    Hidden files and folders are left out. Raises DataError if there is none, or if the name of one
+    has a line break.
     """
-    names: list[str] = []
+    names = sorted_names(ListedNames.of(encoded(name) + b"\n" for name in _walk(root)))
+    if not names:
+        raise DataError(f"images root {root}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
+    return names
+
+
+def _walk(root: Path) -> Iterator[str]:
     visited: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -180,11 +186,10 @@ def pictures_below(root: Path) -> list[str]:
         # sorted: a folder reached by two links is always found under the same name
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = Path(folder).relative_to(root)
-        names += [
-            (relative / name).as_posix()
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    if not names:
-        raise DataError(f"images root {root}: no pictures ({', '.join(sorted(SUFFIXES))}) in it")
-    return sorted(names)
+        for file in sorted(files):
+            if file.startswith(".") or os.path.splitext(file)[1].lower() not in SUFFIXES:
+                continue
+            name = (relative / file).as_posix()
+            if "\n" in name:
+                raise DataError(f"{root}: a line break in the name {name!r}; rename the picture")
+            yield name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets.frame import DataError
 from datasets.kitti_split import TEST_DRIVES
-from datasets.splits import frame_ids_at, name_some
+from datasets.names import Names, encoded
+from datasets.splits import frame_ids_at, name_some, some_of
 
 
 def check_overlap(
@@ -30,7 +31,7 @@ def check_overlap(
 
 
 def check_apart(
-    unlabeled: tuple[Any, Iterable[int]], validation: tuple[Any, Iterable[int]], may_share: str
+    unlabeled: tuple[Any, Sequence[int]], validation: tuple[Any, Sequence[int]], may_share: str
 ) -> None:
     """Raise DataError if unlabelled frames share more than allowed with those of validation.
 
@@ -41,10 +42,9 @@ def check_apart(
     if _everything_is_shared(may_share):
         return
     (dataset, indices), (other, other_indices) = unlabeled, validation
-    frame_of = {dataset.paths(i)["image"].resolve(): dataset.frame_ids[i] for i in indices}
     pictures = {other.paths(i)["image"].resolve() for i in other_indices}
-    frames = {frame_of[picture] for picture in frame_of.keys() & pictures}
-    scenes = set()
+    shared = [indices[place] for place in places_of_pictures(dataset, indices, pictures)]
+    frames, scenes = set(frame_ids_at(dataset, shared)), set()
     if type(dataset) is type(other) and dataset.root.resolve() == other.root.resolve():
         scenes, other_scenes = (
             {dataset.scene_of(name) for name in frame_ids_at(*stream)}
@@ -53,6 +53,37 @@ def check_apart(
         scenes &= other_scenes
     key = "unlabeled.may_share"
     _refuse_shared("the unlabelled and the validation frames", frames, scenes, may_share, key=key)
+
+
+def places_of_pictures(
+    dataset: Any, indices: Sequence[int], pictures: Collection[Path]
+) -> list[int]:
+    """Places in `indices` of the frames whose picture, links followed, is among resolved paths.
+
+    To follow a link is to ask the disk. Of more `Names` than `some_of` takes, only those
+    are followed whose file is called like one of `pictures`: all that can be one of them unless
+    the file itself, not a folder above it, is a link to another name. If one of `some_of` them is
+    such a link, all are followed, as in short lists, however long that takes.
+    """
+    places: Iterable[int] = range(len(indices))
+    if isinstance(dataset.frame_ids, Names) and len(some := some_of(indices)) < len(indices):
+        files = (dataset.paths(index)["image"] for index in some)
+        if not any(file.is_symlink() and file.resolve().name != file.name for file in files):
+            places = _called_like(frame_ids_at(dataset, indices), pictures)
+    return [
+        place for place in places if dataset.paths(indices[place])["image"].resolve() in pictures
+    ]
+
+
+def _called_like(names: Names, pictures: Collection[Path]) -> Iterator[int]:
+    """Places of those names that end like the files `pictures`."""
+    ends = {encoded(picture.name) for picture in pictures}
+    begin = 0
+    for lines in (text.split(b"\n") for text in names.texts()):
+        for place, line in enumerate(lines, start=begin):
+            if line.rpartition(b"/")[2] in ends:
+                yield place
+        begin += len(lines)
 
 
 def _everything_is_shared(may_share: str) -> bool:
@@ -81,7 +112,7 @@ def _refuse_shared(
 
 def test_frames_among(
     dataset: Any, indices: Iterable[int], *, split: str, test_ids: Collection[str]
-) -> list[str]:
+) -> Sequence[str]:
     """Ids of those frames that tests are for.
 
     They are all frames of a split or list whose name begins with "test", and else frames of the
@@ -95,15 +126,30 @@ def test_frames_among(
     names = frame_ids_at(dataset, indices)
     if Path(split).stem.startswith("test"):
         return names
+    places = range(len(names))
+    if isinstance(names, Names) and not dataset.held_out_scenes:
+        places = _perhaps_of_tests(names, dataset.root, test_ids)
     scenes = dataset.held_out_scenes
-    known = {name for name in names if name in test_ids or dataset.scene_of(name) in scenes}
-    pictures = (dataset.paths(index)["image"].parts for index in indices)
-    of_drive = {
-        name
-        for name, parts in zip(names, pictures, strict=True)
-        if not TEST_DRIVES.isdisjoint(parts)
-    }
-    return [name for name in names if name in known or name in of_drive]
+    return [
+        names[place]
+        for place in places
+        if names[place] in test_ids
+        or dataset.scene_of(names[place]) in scenes
+        or not TEST_DRIVES.isdisjoint(dataset.paths(indices[place])["image"].parts)
+    ]
+
+
+def _perhaps_of_tests(names: Names, root: Path, test_ids: Collection[str]) -> Iterator[int]:
+    """Places of all names that stand near one by which `test_frames_among` goes; mostly none."""
+    wanted = {encoded(name) for name in test_ids}
+    dates = {encoded(drive.partition("_drive_")[0]) for drive in TEST_DRIVES}
+    everywhere = not TEST_DRIVES.isdisjoint(root.parts)
+    begin = 0
+    for text in names.texts():
+        lines = text.split(b"\n")
+        if everywhere or any(date in text for date in dates) or not wanted.isdisjoint(lines):
+            yield from range(begin, begin + len(lines))
+        begin += len(lines)
 
 
 def refuse_test_frames(names: Sequence[str], section: str) -> None:
@@ -122,7 +168,7 @@ def refuse_test_frames(names: Sequence[str], section: str) -> None:
 def check_trainable(frame_ids: Iterable[str], dataset) -> None:
     """Raise DataError if frames to train on come from scenes that `dataset` keeps for tests."""
     held_out = dataset.held_out_scenes
-    if scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out):
+    if held_out and (scenes := sorted({dataset.scene_of(name) for name in frame_ids} & held_out)):
         raise DataError(
             f"the training list has frames of {len(scenes)} test scenes: {name_some(scenes)}; "
             "results on that test set would be worthless. Remove them from the list"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .frame import DataError, Frame, SourceView
+from .splits import some_of
 
 UNKNOWN_POSE = np.full((4, 4), np.nan)
 
@@ -73,7 +74,9 @@ def read_sources(dataset: Any, index: int, wanted: WantedSources) -> list[Source
 
 
 def check_sources(dataset: Any, indices: Sequence[int], wanted: WantedSources) -> list[int]:
-    """How many of the frames have each wanted source. Opens no picture.
+    """How many of the frames have each wanted source; of very many, as `some_of` them let expect.
+
+    Opens no picture.
 
     Raises:
         DataError: the dataset knows nothing of such sources, or no frame has any.
@@ -90,17 +93,18 @@ def check_sources(dataset: Any, indices: Sequence[int], wanted: WantedSources) -
         if not hasattr(dataset, name):
             raise DataError(f"self_supervision: {kind} has no {words[name]}; choose other sources")
     counts = []
+    asked = some_of(indices)
     if wanted.stereo:
-        counts.append(sum(dataset.has_stereo(index) for index in indices))
+        counts.append(sum(dataset.has_stereo(index) for index in asked))
     for offset in wanted.offsets:
-        counts.append(sum(_has_neighbour(dataset, index, offset, wanted) for index in indices))
+        counts.append(sum(_has_neighbour(dataset, index, offset, wanted) for index in asked))
     if not any(counts):
         raise DataError(
             f"self_supervision: none of the {len(indices)} unlabelled frames of {kind} has what "
             f"is asked for ({', '.join(words[name] for name in needed)}); stereo needs the other "
             "camera's pictures (KITTI: image_03), video the frames before and after"
         )
-    return counts
+    return [count * len(indices) // len(asked) for count in counts]
 
 
 def _stereo(dataset: Any, index: int) -> SourceView:

@@ -6,6 +6,7 @@ Ours. Lists are text, one frame a line; paths in them are relative and stay insi
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
@@ -14,8 +15,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datasets.frame import DataError
+from datasets.names import Names
+from datasets.sorting import sorted_places, sorted_sha256
 
 NUM_NAMED = 5  # how many culprits a message names before it only counts
+MAX_LOOKED_AT = 100_000  # frames of a split whose files are asked for before the first step
 
 
 def find_list(root: str | Path, split: str) -> Path | None:
@@ -57,7 +61,7 @@ def read_list(
     first_seen: dict[tuple[str, ...], int] = {}
     # not splitlines(): it would also break at form feeds and Unicode separators inside a name
     for number, line in enumerate(text.split("\n"), start=1):
-        words = _split_line(line, separator, where=f"{path}, line {number}")
+        words = split_line(line, separator, where=f"{path}, line {number}")
         if not words:
             continue
         if columns is not None and len(words) not in columns:
@@ -76,7 +80,7 @@ def read_list(
     return rows
 
 
-def _split_line(line: str, separator: str | None, *, where: str) -> list[str]:
+def split_line(line: str, separator: str | None, *, where: str) -> list[str]:
     """Words of one line; none for a blank or comment line. Raises DataError on NUL or backslash."""
     line = line.strip(" \t\r")
     if not line or line.startswith("#"):
@@ -107,6 +111,8 @@ def inside(root: str | Path, relative: str, *, source: Path | None = None) -> Pa
 
 def list_sha256(frame_ids: Iterable[str]) -> str:
     """SHA-256 (hex) of the sorted frame ids joined by newlines, so list order does not matter."""
+    if isinstance(frame_ids, Names):
+        return sorted_sha256(frame_ids)
     return hashlib.sha256("\n".join(sorted(frame_ids)).encode()).hexdigest()
 
 
@@ -116,49 +122,81 @@ def label_budget(
     seed: int,
     *,
     scene_of: Callable[[str], str] | None = None,
-) -> list[int]:
+) -> Sequence[int]:
     """Indices into `frame_ids` of the first `num_frames` of its seeded shuffle; None keeps all.
 
     The shuffle is of the sorted ids, so it does not depend on list order, and budgets of one seed
     are nested: 10 in 100 in 1,000. Indices come in shuffle order (None: in list order).
     With `scene_of`, scenes take turns, in an order of their own: their counts differ by one at
     most, until a scene has no frames left.
+    A list; but of `Names` all are a range, and more than `MAX_LOOKED_AT` an array.
     Raises DataError if fewer than one or more than all frames are asked for.
     """
     if num_frames is None:
-        return list(range(len(frame_ids)))
+        return all_places(frame_ids)
     if not 1 <= num_frames <= len(frame_ids):
         raise DataError(
             f"label budget of {num_frames} frames, but the split has {len(frame_ids)}; "
             f"choose 1 to {len(frame_ids)}, or null for all"
         )
     generator = np.random.PCG64(seed)
-    by_name = sorted(range(len(frame_ids)), key=frame_ids.__getitem__)
-    shuffled = [by_name[place] for place in _shuffle(len(by_name), generator)]
-    if scene_of is not None:
-        scenes = sorted({scene_of(frame_id) for frame_id in frame_ids})
-        order = [scenes[place] for place in _shuffle(len(scenes), generator)]
-        waiting: dict[str, list[int]] = {scene: [] for scene in order}
-        for index in shuffled:
-            waiting[scene_of(frame_ids[index])].append(index)
-        turns = zip_longest(*waiting.values())
-        shuffled = [index for turn in turns for index in turn if index is not None]
-    return shuffled[:num_frames]
+    places = _shuffle(len(frame_ids), generator)  # of the sorted ids
+    if scene_of is None:
+        chosen = sorted_places(frame_ids)[places[:num_frames].copy()]
+        return chosen if len(chosen) > MAX_LOOKED_AT else chosen.tolist()
+    shuffled = sorted_places(frame_ids)[places].tolist()
+    scenes = sorted({scene_of(frame_id) for frame_id in frame_ids})
+    order = [scenes[place] for place in _shuffle(len(scenes), generator)]
+    waiting: dict[str, list[int]] = {scene: [] for scene in order}
+    for index in shuffled:
+        waiting[scene_of(frame_ids[index])].append(index)
+    turns = zip_longest(*waiting.values())
+    return [index for turn in turns for index in turn if index is not None][:num_frames]
 
 
-def _shuffle(count: int, generator: np.random.PCG64) -> list[int]:
+def all_places(frame_ids: Sequence[str]) -> Sequence[int]:
+    """0 ... n - 1: a list, or a range where the ids are `Names`, of which there may be millions."""
+    places = range(len(frame_ids))
+    return places if isinstance(frame_ids, Names) else list(places)
+
+
+def without(indices: Sequence[int], places: Sequence[int]) -> Sequence[int]:
+    """`indices` less those at `places`: the same object, a list, or an array of an array's."""
+    if not places:
+        return indices
+    kept = np.delete(np.asarray(indices), places)
+    return kept if isinstance(indices, np.ndarray) else kept.tolist()
+
+
+def _shuffle(count: int, generator: np.random.PCG64) -> np.ndarray:
     # raw draws + stable sort: NumPy promises the bit stream of PCG64, not that of `permutation`
-    return np.argsort(generator.random_raw(count), kind="stable").tolist()
+    return np.argsort(generator.random_raw(count), kind="stable")
 
 
 def evenly(items: Sequence[int], wanted: int) -> list[int]:
     """At most `wanted` of `items`, evenly spaced, the first among them."""
     wanted = min(len(items), wanted)
-    return [items[place * len(items) // wanted] for place in range(wanted)]
+    return [int(items[place * len(items) // wanted]) for place in range(wanted)]
 
 
-def frame_ids_at(dataset, indices: Iterable[int]) -> list[str]:
+def some_of(indices: Sequence[int], *, seed: int = 0) -> Sequence[int]:
+    """All `indices`; of more than `MAX_LOOKED_AT` so many, one drawn from each of equal parts.
+
+    For what asks a disk about every frame: a question of a tenth of a millisecond, asked 50 million
+    times, takes longer than an hour.
+    """
+    if len(indices) <= MAX_LOOKED_AT:
+        return indices
+    edges = np.linspace(0, len(indices), MAX_LOOKED_AT + 1).astype(np.int64)
+    shares = np.random.PCG64(seed).random_raw(MAX_LOOKED_AT) / 2.0**64
+    places = edges[:-1] + (shares * np.diff(edges)).astype(np.int64)
+    return np.asarray([indices[place] for place in places.tolist()])
+
+
+def frame_ids_at(dataset, indices: Iterable[int]) -> Sequence[str]:
     """Names of the frames of `dataset` at `indices`."""
+    if isinstance(dataset.frame_ids, Names):
+        return dataset.frame_ids.at(indices)
     return [dataset.frame_ids[index] for index in indices]
 
 
@@ -170,17 +208,25 @@ def check_unique(frame_ids: Sequence[str], source: Path) -> None:
 
 
 def check_files(
-    dataset, roles: Sequence[str] | None = None, *, indices: Iterable[int] | None = None
+    dataset, roles: Sequence[str] | None = None, *, indices: Sequence[int] | None = None
 ) -> None:
     """Raise DataError, with the count and the first names, unless every file of `dataset` exists.
 
     `dataset` has `__len__`, `frame_ids`, `root` and `paths(index)`. `roles` are the files that each
     frame must have: ("image", "depth") where labels are needed, ("image",) where depth is never
     read; None checks what each frame claims to have. Files are not opened. `indices`: only of these
-    frames; None: of all.
+    frames; None: of all. Of more than `MAX_LOOKED_AT` frames only so many are checked, and a line
+    on stderr says so: what else is missing is a bad sample when its turn comes.
     """
+    indices = range(len(dataset)) if indices is None else indices
+    checked = some_of(indices)
+    if some := len(checked) < len(indices):
+        print(
+            f"{dataset.root}: checked the files of {len(checked):,} of {len(indices):,} frames",
+            file=sys.stderr,
+        )
     missing = []
-    for index in range(len(dataset)) if indices is None else indices:
+    for index in checked:
         frame_id = dataset.frame_ids[index]
         paths = dataset.paths(index)
         for role in paths if roles is None else roles:
@@ -189,8 +235,9 @@ def check_files(
             elif not paths[role].is_file():
                 missing.append(f"{role} {paths[role]}")
     if missing:
+        of_them = f"{len(dataset)} frames" + some * f", {len(checked)} of them checked"
         raise DataError(
-            f"{len(missing)} files of this split ({len(dataset)} frames) are missing under "
+            f"{len(missing)} files of this split ({of_them}) are missing under "
             f"{dataset.root}: {name_some(missing)}. Restore them or remove their frames from the "
             "list; `python -m datasets.prepare` tells where each file comes from"
         )

@@ -1,9 +1,9 @@
 """Leaks are found: frames and scenes that two splits may not share, test scenes in training."""
 
 import pytest
-from trees import kitti_tree, rgbd_tree, write_list
+from trees import kitti_tree, rgbd_tree, write_list, write_picture
 
-from datasets import leakage
+from datasets import leakage, names, splits
 from datasets.frame import DataError
 from datasets.images import ImageFolder
 from datasets.kitti import Kitti
@@ -81,7 +81,13 @@ def test_only_the_frames_that_are_used_can_share_a_scene(tmp_path):
     leakage.check_apart(everything(train), everything(other), "nothing")
 
 
-def test_frames_of_two_kinds_of_dataset_are_compared_by_their_files(tmp_path):
+@pytest.fixture(params=[splits.MAX_LOOKED_AT, 2])
+def short_and_long(request, monkeypatch):
+    """The lists of a test as short ones, and as ones of which few frames are looked at."""
+    monkeypatch.setattr(splits, "MAX_LOOKED_AT", request.param)
+
+
+def test_frames_of_two_kinds_of_dataset_are_compared_by_their_files(tmp_path, short_and_long):
     kitti_tree(tmp_path / "kitti")
     validation = Kitti(tmp_path / "kitti", "val")
     pictures = ImageFolder(tmp_path / "kitti", "all")
@@ -95,6 +101,39 @@ def test_frames_of_two_kinds_of_dataset_are_compared_by_their_files(tmp_path):
     files = {validation.paths(index)["image"] for index in range(len(validation))}
     rest = [i for i in range(len(pictures)) if pictures.paths(i)["image"] not in files]
     leakage.check_apart((pictures, rest), everything(validation), "nothing")
+
+
+def test_pictures_that_are_links_to_files_of_other_names_are_followed(tmp_path, short_and_long):
+    kitti_tree(tmp_path / "kitti")
+    validation = Kitti(tmp_path / "kitti", "val")
+    (tmp_path / "pool").mkdir()
+    for index in range(len(validation)):
+        (tmp_path / f"pool/{index}.png").symlink_to(validation.paths(index)["image"])
+    pool = ImageFolder(tmp_path / "pool", "all")
+    assert len(pool) > 2
+    with pytest.raises(DataError, match=f"share {len(pool)} frames: 0.png, 1.png"):
+        leakage.check_apart(everything(pool), everything(validation), "nothing")
+
+
+def test_pictures_that_are_known_are_found_by_their_places(tmp_path, short_and_long):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/11.png"):
+        write_picture(tmp_path / name, (4, 4))
+    pictures = ImageFolder(tmp_path, "all")
+    known = {tmp_path / "b/1.png", tmp_path / "a/2.png", tmp_path / "elsewhere.png"}
+    assert pictures.frame_ids == ("a/1.png", "a/2.png", "b/1.png", "b/11.png", "b/2.png")
+    indices = [4, 3, 2, 1, 0]
+    assert leakage.places_of_pictures(pictures, indices, known) == [2, 3]
+    assert leakage.places_of_pictures(pictures, range(5), known) == [1, 2]
+    assert leakage.places_of_pictures(pictures, range(5), ()) == []
+
+
+def test_pictures_that_are_known_are_found_all_along_a_list(tmp_path, short_and_long, monkeypatch):
+    monkeypatch.setattr(names, "NUM_AT_ONCE", names.STRIDE)
+    for number in range(50):
+        write_picture(tmp_path / f"{number:02d}.png", (4, 4))
+    known = {tmp_path / f"{number:02d}.png" for number in (0, 15, 16, 40, 49)}
+    pictures = ImageFolder(tmp_path, "all")
+    assert leakage.places_of_pictures(pictures, range(50), known) == [0, 15, 16, 40, 49]
 
 
 def test_scenes_of_two_kinds_of_dataset_are_not_compared(tmp_path):
@@ -139,6 +178,12 @@ def test_test_frames_are_found_by_list_scene_name_of_the_list_and_folder(tmp_pat
     # the raw drives as a plain folder of pictures
     pictures = ImageFolder(tmp_path / "raw", "all")
     assert found(pictures) == [name for name in pictures.frame_ids if "_0052_" in name] != []
+    only = "2011_09_26/2011_09_26_drive_0052_sync/image_02"
+    assert found(ImageFolder(tmp_path / "raw" / only, "all")) != []
+    (tmp_path / "plain").symlink_to(tmp_path / "raw" / only)
+    plain = ImageFolder(tmp_path / "plain", "all")
+    assert found(plain) == [] and found(plain, split="test_a") == list(plain.frame_ids)
+    assert found(plain, test_ids=[plain.frame_ids[1], "other"]) == [plain.frame_ids[1]]
     with pytest.raises(DataError, match=r"unlabeled: 4 frames are test frames: 2011_09_26_drive_0"):
         leakage.refuse_test_frames(of_test_drive, "unlabeled")
     leakage.refuse_test_frames([], "unlabeled")

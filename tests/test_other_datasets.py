@@ -1,6 +1,7 @@
 """Virtual KITTI, listed RGB-D folders and unlabelled pictures."""
 
 import inspect
+import os
 
 import numpy as np
 import pytest
@@ -183,6 +184,20 @@ def test_a_link_to_a_folder_is_followed_and_a_loop_ends(tmp_path):
     (root / "disk").symlink_to(tmp_path / "disk")
     (tmp_path / "disk/a/back").symlink_to(root)
     assert len(ImageFolder(root, "all")) == 4
+
+
+def test_a_picture_with_a_line_break_in_its_name_is_refused(tmp_path):
+    (image_tree(tmp_path) / "a/2.JPG").rename(tmp_path / "a/2\n3.JPG")
+    with pytest.raises(DataError, match=r"a line break in the name 'a/2\\n3\.JPG'"):
+        ImageFolder(tmp_path, "all")
+
+
+def test_a_picture_whose_name_is_no_utf8_keeps_it(tmp_path):
+    strange = os.fsdecode(b"a/2\xff.JPG")
+    (image_tree(tmp_path) / "a/2.JPG").rename(tmp_path / strange)
+    dataset = ImageFolder(tmp_path, "all")
+    assert strange in dataset.frame_ids
+    check_files(dataset)
 
 
 def test_a_folder_without_pictures_or_with_the_wrong_options_is_refused(tmp_path):

@@ -3,11 +3,14 @@
 import hashlib
 from itertools import pairwise
 
+import numpy as np
 import pytest
-from trees import rgbd_tree, write_list
+from trees import rgbd_tree, write_list, write_picture
 
 from datasets import splits
 from datasets.frame import DataError
+from datasets.images import ImageFolder
+from datasets.names import ListedNames
 from datasets.rgbd import RgbdList
 
 IDS = [f"drive_{drive:04d}_sync {frame:010d}" for drive in range(4) for frame in range(30)]
@@ -195,3 +198,61 @@ def test_a_label_that_no_frame_claims_is_missing_only_where_labels_are_needed(tm
     splits.check_files(dataset)
     with pytest.raises(DataError, match=r"depth of 'desk/rgb_00000\.jpg'"):
         splits.check_files(dataset, roles=("image", "depth"))
+
+
+@pytest.fixture
+def long_lists(monkeypatch):
+    """Ten frames are as many as ever have their files looked at."""
+    monkeypatch.setattr(splits, "MAX_LOOKED_AT", 10)
+
+
+@pytest.mark.parametrize("arrange", [list, reversed])
+@pytest.mark.parametrize("scene_of", [None, drive_of])
+def test_a_budget_of_names_in_one_text_is_that_of_the_list(long_lists, arrange, scene_of):
+    ids = list(arrange(IDS))
+    names = ListedNames("".join(f"{name}\n" for name in ids).encode())
+    for num_frames in (1, 10, 11, 60, 120):
+        chosen = splits.label_budget(names, num_frames, seed=5, scene_of=scene_of)
+        expected = splits.label_budget(ids, num_frames, seed=5, scene_of=scene_of)
+        assert list(chosen) == list(expected)
+    assert splits.label_budget(names, None, seed=5) == range(120)
+    with pytest.raises(DataError, match="the split has 120"):
+        splits.label_budget(names, 121, seed=5)
+
+
+def test_of_a_long_list_one_frame_of_each_part_is_looked_at(long_lists):
+    assert splits.some_of(few := [5, 3, 8]) is few
+    for indices in (range(100, 203), np.arange(100, 203), list(range(100, 203))):
+        parts = [place * 10 // 103 for place in splits.some_of(indices, seed=1) - 100]
+        assert parts == sorted(parts) and set(range(10)) >= set(parts) and len(parts) == 10
+        assert len(set(parts)) >= 9  # the edges of the parts are whole numbers
+    draws = {tuple(splits.some_of(range(103), seed=seed).tolist()) for seed in range(5)}
+    assert len(draws) == 5
+
+
+def test_frames_that_are_evenly_spaced_are_so_in_a_list_a_range_and_an_array():
+    for items in (list(range(7, 27)), range(7, 27), np.arange(7, 27)):
+        chosen = splits.evenly(items, 4)
+        assert chosen == [7, 12, 17, 22] and all(type(index) is int for index in chosen)
+
+
+def test_frames_are_taken_out_of_a_list_a_range_and_an_array_alike():
+    for indices in ([4, 8, 6, 1], np.array([4, 8, 6, 1])):
+        assert list(splits.without(indices, [1, 3])) == [4, 6]
+        assert splits.without(indices, []) is indices
+    assert list(splits.without(range(4), [0])) == [1, 2, 3]
+
+
+def test_of_a_long_list_some_files_are_checked_and_that_is_said(tmp_path, long_lists, capsys):
+    for number in range(40):
+        write_picture(tmp_path / f"{number:02d}.png", (4, 4))
+    pictures = ImageFolder(tmp_path, "all")
+    splits.check_files(pictures)
+    assert "checked the files of 10 of 40 frames" in capsys.readouterr().err
+    for number in range(8, 40):
+        (tmp_path / f"{number:02d}.png").unlink()
+    with pytest.raises(DataError, match=r"^8 files of .* \(40 frames, 10 of them checked\)"):
+        splits.check_files(pictures)
+    capsys.readouterr()
+    splits.check_files(pictures, indices=range(8))
+    assert not capsys.readouterr().err

@@ -21,13 +21,19 @@ def write_run_folder(
     environment: Mapping[str, Any],
     splits: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write config.yaml, environment.json and splits/<name>.txt, one frame id a line."""
+    """Write config.yaml, environment.json and splits/<name>.txt, one frame id a line.
+
+    There may be millions of ids: they are written as they come, and a list is whole or not there.
+    """
     (folder / "splits").mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config_yaml)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     for name, frame_ids in splits.items():
-        text = "".join(f"{frame_id}\n" for frame_id in frame_ids)
-        (folder / "splits" / f"{name}.txt").write_text(text)
+        path = folder / "splits" / f"{name}.txt"
+        part = path.with_suffix(".part")
+        with open(part, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.writelines(f"{frame_id}\n" for frame_id in frame_ids)
+        part.replace(path)
 
 
 def versions() -> dict[str, str]:
