@@ -15,33 +15,27 @@ panels; prints the table. A look at test frames is entered in test_ledger.jsonl 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from datasets import DataError
 from datasets.kitti_server import server_images, write_server_zip
 from datasets.prediction_files import png_names, write_depth_png, write_description
 from datasets.protocol import EvalProtocol
-from datasets.splits import evenly, frame_ids_at
-from datasets.views import nearest_resize
-from evaluation_details import Details, Scores, matrix, printed_table
+from datasets.splits import frame_ids_at
+from evaluation_details import Details, matrix, printed_table
 from evaluation_report import write_metrics, write_panels, write_plots, write_report, write_tables
 from frames import Stream, official_list, open_frames, test_frames
 from networks import NetworkError
-from predictions import Prediction, ground_truth_kinds
+from predictions import Prediction, ground_truth_kinds, precision_words
+from scoring import evaluate, own_ground_truth, trivial_floors
 from subject import Subject, fitted_scale, open_subject, scale_in
+from utils.calibration import CalibrationSums
 from utils.checkpoint import CheckpointError
 from utils.command_line import add_config_arguments, run_script
 from utils.config import ConfigError
-from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
-from utils.kitti_devkit import devkit_errors
 from utils.ledger import append_to_ledger
 from utils.metrics import DepthMetrics, MetricsError
 from utils.processes import DeviceError, DisagreementError
@@ -50,93 +44,6 @@ USER_ERRORS = (
     ConfigError, DataError, NetworkError, CheckpointError, DeviceError, DisagreementError,
     MetricsError,
 )  # fmt: skip
-NUM_FLOOR_FRAMES = 500  # labelled frames from which the floors are taken, evenly spaced
-
-
-@torch.inference_mode()
-def evaluate(
-    predictions: Iterable[Prediction],
-    frame_ids: Sequence[str],
-    *,
-    protocols: Sequence[EvalProtocol],
-    kinds: Sequence[str],
-    scalings: Sequence[bool] = (False, True),
-    on_prediction: Callable[[Prediction], None] | None = None,
-) -> Scores:
-    """Score every frame exactly once, in one pass, under every protocol and on each ground truth.
-
-    Args:
-        predictions: of this process's share of the frames; see `predictions`.
-        frame_ids: all frames, of all processes.
-        kinds: of ground truth, the dataset's own first; every frame has that one.
-        scalings: metric depth (False), scaled to the ground truth's median (True), or both.
-        on_prediction: called with each prediction of this process after it was scored.
-
-    Returns:
-        Scores of all processes together, the same on each.
-
-    Raises:
-        MetricsError: a frame was scored twice, not at all, or predicted as NaN.
-    """
-    scores = {
-        (kind, p.name, scaled): DepthMetrics(
-            min_depth=p.min_depth, max_depth=p.max_depth, median_scaled=scaled,
-            formulas=devkit_errors if p.devkit else None,
-        )
-        for kind in kinds for p in protocols for scaled in scalings if not (p.devkit and scaled)
-    }  # fmt: skip
-    for one in predictions:
-        for kind, depth in one.ground_truths.items():
-            masks = {p.name: p.valid_mask(depth) for p in protocols}
-            for (scored_kind, name, _), metrics in scores.items():
-                if scored_kind == kind:
-                    metrics.update(
-                        name=one.frame_id, prediction=one.depth, depth=depth, valid_mask=masks[name]
-                    )
-        if on_prediction is not None:
-            on_prediction(one)
-    scores = {key: collected.reduce_over_ranks() for key, collected in scores.items()}
-    for (kind, _, _), collected in scores.items():
-        if kind == kinds[0]:
-            collected.check_complete(frame_ids)
-    return scores
-
-
-def trivial_floors(
-    labeled: Stream, evaluated: Stream, protocol: EvalProtocol
-) -> dict[str, dict[str, float]]:
-    """Scores of predictions that never look at the image (see `utils.floors`).
-
-    Args:
-        labeled: dataset and indices whose ground truth they know.
-        evaluated: dataset and indices that they are scored on.
-    """
-    dataset, indices = labeled
-    chosen = evenly(indices, NUM_FLOOR_FRAMES)
-
-    def known() -> Iterator[np.ndarray]:
-        for index in chosen:
-            # a broken frame has been reported, and replaced where that was asked for, in training
-            with contextlib.suppress(DataError):
-                yield nearest_resize(own_ground_truth(dataset, index), dataset.depth_size)
-
-    def asked() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        for index in evaluated[1]:
-            depth = own_ground_truth(evaluated[0], index)
-            yield evaluated[0].frame_ids[index], depth, protocol.valid_mask(depth)
-
-    bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
-    return score_floors(
-        asked(),
-        constant=constant_floor(known(), **bounds),
-        per_pixel_mean=per_pixel_mean_floor(known(), **bounds),
-        **bounds,
-    )
-
-
-def own_ground_truth(dataset: Any, index: int) -> np.ndarray:
-    """The dataset's own ground truth of a frame, (H, W) float32 metres; no picture is opened."""
-    return next(iter(dataset.ground_truths(index).values()))()
 
 
 def fitting_protocols(subject: Subject, opened: Stream) -> list[EvalProtocol]:
@@ -162,10 +69,21 @@ def fitting_protocols(subject: Subject, opened: Stream) -> list[EvalProtocol]:
 def export_kitti_server(subject: Subject, images: Path, out: Path) -> None:
     """Write <out>/kitti_server.zip from the benchmark's 500 pictures."""
     dataset = server_images(images)
+    precision_gap(subject, (dataset, range(len(dataset))))
     predictions = subject.predict(dataset, range(len(dataset)))
     path = out / "kitti_server.zip"
     write_server_zip(path, ((one.frame_id, one.depth[0].numpy()) for one in predictions))
     print(f"{path}: {len(dataset)} PNGs, checked")
+
+
+def precision_gap(subject: Subject, stream: Stream) -> dict[str, float] | None:
+    """What computing in bf16 changes, printed; None in float32. Raises NetworkError if too much."""
+    if subject.precision_gap is None:
+        return None
+    gap = subject.precision_gap(*stream)
+    if subject.process.is_main:
+        print(precision_words(gap), flush=True)
+    return gap
 
 
 def enter_look(subject: Subject, result: dict[str, Any]) -> None:
@@ -234,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     names, kinds = frame_ids_at(dataset, indices), ground_truth_kinds(dataset, indices)
     subject.check_complete(names)
     protocols = fitting_protocols(subject, opened)
+    gap = precision_gap(subject, opened)
     out = args.out or subject.home / "evaluation" / Path(cfg.validation.split).stem
     out.mkdir(parents=True, exist_ok=True)
     details = Details(
@@ -241,16 +160,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     files = png_names(names) if args.save_png else {}
 
-    def look(one: Prediction) -> None:
-        details.add(one)
+    def measure(one: Prediction) -> CalibrationSums | None:
         if files:
             file = out / "predictions" / files[one.frame_id]
             write_depth_png(file, one.depth[0].numpy(), units_per_metre=dataset.prediction_units)
+        return details.measure(one)
 
     share = indices[process.rank :: process.world_size]  # no padding, nothing dropped
     scores = evaluate(
-        subject.predict(dataset, share), names, protocols=protocols, kinds=kinds, on_prediction=look
-    )
+        subject.predict(dataset, share), names, protocols=protocols, kinds=kinds,
+        measure=measure, collect=details.collect,
+    )  # fmt: skip
     details.reduce_over_ranks()
     scale, fitted_on = known_scale or fitted_scale(
         subject, details.calibration, is_test=bool(looked_at)
@@ -259,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     result = {
         **subject.identity,
+        "precision_gap": gap,
         "dataset": cfg.validation.dataset,
         "variant": cfg.validation.variant,
         "split": cfg.validation.split,

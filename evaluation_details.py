@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from datasets import DataError
 from datasets.protocol import EvalProtocol, depth_ranges
 from datasets.views import to_tensor
 from predictions import Prediction
 from utils.calibration import CalibrationSums
-from utils.metrics import DepthMetrics, table
-from utils.uncertainty import UncertaintyMetrics, gradient_uncertainty
+from utils.metrics import DepthMetrics, naming, pixels_at, table, valid_pixels, valid_places
+from utils.uncertainty import UncertaintyMetrics, gradient_uncertainty, scored_pixels
 
 Scores = dict[tuple[str, str, bool], DepthMetrics]  # (ground truth, protocol, median-scaled)
 SHOWN_OF_UNCERTAINTY = (
@@ -39,6 +41,7 @@ class Details:
     ):
         self.protocol, self.dataset = protocol, dataset
         bounds = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth}
+        self.bounds = bounds
         self.edges = depth_ranges(protocol.max_depth)
         self.ranges = {range_name(*edges): DepthMetrics(**bounds) for edges in self.edges}
         kinds = ["predicted"] + ["constant", "image_gradient"] * floors
@@ -46,36 +49,58 @@ class Details:
         self.calibration = CalibrationSums(**bounds) if with_uncertainty else None
 
     def add(self, one: Prediction) -> None:
-        """Add one frame. Raises DataError if uncertainty is missing for it alone."""
-        depth = one.ground_truth
+        """Add one frame; see `measure` and `collect`."""
+        self.collect(self.measure(one))
+
+    def measure(self, one: Prediction) -> CalibrationSums | None:
+        """Add one frame to everything but `calibration`, and return its sums for that.
+
+        Several threads may do so at once, each with another frame: only what has an order, sums in
+        floating point, is left to `collect`. Raises DataError if uncertainty is missing for this
+        frame alone.
+        """
+        name, depth = one.frame_id, one.ground_truth.numpy()
         mask = self.protocol.valid_mask(depth)
-        scored = {"prediction": one.depth, "depth": depth}
+        scored = {"prediction": one.depth.numpy(), "depth": depth, "valid_mask": mask}
+        with naming(name):
+            p, d = valid_pixels(**scored)
         for metrics, (low, high) in zip(self.ranges.values(), self.edges, strict=True):
-            inside = mask & (depth > low) & (depth <= high)
-            metrics.update(name=one.frame_id, **scored, valid_mask=inside)
+            inside = (d > low) & (d <= high)
+            metrics.update_pixels(name=name, prediction=p[inside], depth=d[inside])
         if self.calibration is None:
-            return
+            return None
         if one.log_uncertainty is None:
             raise DataError(
-                f"{one.frame_id!r} has no log_uncertainty, but other frames have; write it for all "
-                "or for none"
+                f"{name!r} has no log_uncertainty, but other frames have; write it for all or for "
+                "none"
             )
+        with naming(name):
+            p, d, u = scored_pixels(
+                **scored, log_uncertainty=one.log_uncertainty.numpy(), **self.bounds
+            )
+        errors, places = self.uncertainty["predicted"].errors_of(p, d), valid_places(mask)
         for kind, metrics in self.uncertainty.items():
-            unsure = self._uncertainty(kind, one)
-            metrics.update(name=one.frame_id, **scored, valid_mask=mask, log_uncertainty=unsure)
-        self.calibration.update(
-            name=one.frame_id, **scored, valid_mask=mask, log_uncertainty=one.log_uncertainty
-        )
+            unsure = u if kind == "predicted" else pixels_at(places, self.map_of(kind, one))
+            metrics.update_pixels(name=name, log_uncertainty=unsure, errors=errors)
+        sums = CalibrationSums(**self.bounds)
+        sums.update_pixels(name=name, prediction=p, depth=d, log_uncertainty=u)
+        return sums
 
-    def _uncertainty(self, kind: str, one: Prediction) -> Any:
+    def collect(self, sums: CalibrationSums | None) -> None:
+        """Add what `measure` returned, in the order of the frames."""
+        if sums is not None:
+            self.calibration.add(sums)
+
+    def map_of(self, kind: str, one: Prediction) -> Tensor:
+        """The frame's uncertainty of one kind, (1, H, W) float32."""
         if kind == "predicted":
             return one.log_uncertainty
         if kind == "constant":
-            return np.zeros(one.depth.shape)
+            return torch.zeros_like(one.depth)
         image = to_tensor(self.dataset.frame(one.index).image).numpy()
         gradient = Image.fromarray(gradient_uncertainty(image).astype(np.float32))
         size = one.depth.shape[-1], one.depth.shape[-2]
-        return np.asarray(gradient.resize(size, Image.Resampling.BILINEAR))[None]
+        return torch.from_numpy(np.array(gradient.resize(size, Image.Resampling.BILINEAR)))[None]
 
     def reduce_over_ranks(self) -> None:
         """Put the frames of all ranks together, on every rank. Every rank must call it."""

@@ -151,7 +151,7 @@ def write_report(
     facts = {
         key: result[key]
         for key in ("checkpoint", "predictions", "sha256", "step", "list", "list_sha256",
-                    "num_images", "image_size", "flip", "resize", "rounding", "time")
+                    "num_images", "image_size", "flip", "precision", "resize", "rounding", "time")
         if result.get(key) is not None
     }  # fmt: skip
     sections = [("What was evaluated", html_pairs(facts))]

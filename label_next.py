@@ -27,10 +27,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets import DataError
+from datasets.colours import as_image
+from datasets.loading import one_thread
 from datasets.pool import candidates, lines_of, same_place
 from datasets.protocol import MIN_DEPTH
 from datasets.splits import frame_ids_at
-from datasets.views import evaluation_image
+from datasets.views import resized
 from evaluate import USER_ERRORS
 from frames import Stream, open_frames, test_frames
 from networks import DepthNetwork, DepthOutput, NetworkError, checkpoint_file, load_network
@@ -44,8 +46,8 @@ Score = Callable[[DepthOutput], Tensor]  # (B,) larger = label it sooner
 
 
 def pictures(indices: Sequence[int], dataset: Any, image_size: tuple[int, int]) -> Tensor:
-    """These frames as the network wants them, (B, 3, H, W); depth stays unread."""
-    return torch.stack([evaluation_image(dataset.frame(i), image_size) for i in indices])
+    """These frames in the size of the network, (B, 3, H, W) uint8; depth stays unread."""
+    return torch.stack([resized(dataset.frame(i).image, image_size) for i in indices])
 
 
 @torch.inference_mode()
@@ -57,19 +59,21 @@ def score_frames(
     Raises NetworkError if one is NaN or infinite, DataError on a damaged picture.
     """
     dataset, indices = stream
-    images = DataLoader(
+    batches = DataLoader(
         list(indices), batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers,
         collate_fn=partial(pictures, dataset=dataset, image_size=network.image_size),
+        pin_memory=device.type == "cuda", worker_init_fn=one_thread,
     )  # fmt: skip
     scores: list[float] = []
     with tqdm(total=len(indices), unit="frame") as progress:
-        for image in images:
-            for value in score(network(image.to(device))).tolist():
+        for batch in batches:
+            image = as_image(batch.to(device, non_blocking=True))
+            for value in score(network(image)).tolist():
                 if not math.isfinite(value):
                     name = dataset.frame_ids[indices[len(scores)]]
                     raise NetworkError(f"the network predicts NaN for {name!r}; is it broken?")
                 scores.append(value)
-            progress.update(len(image))
+            progress.update(len(batch))
     return scores
 
 

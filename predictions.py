@@ -5,16 +5,24 @@ Both come in the same form, so `evaluate.py` scores them by the same lines.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.loading import EvaluationFrames, evaluation_batches
 from datasets.prediction_files import PredictionFolder
-from networks import DepthNetwork, DepthOutput
+from datasets.protocol import MIN_DEPTH
+from datasets.splits import evenly
+from datasets.views import evaluation_image
+from networks import DepthNetwork, DepthOutput, NetworkError
+from utils.optimization import autocast
+
+MAX_PRECISION_GAP = 0.01  # mean |ln ratio| of depth in bf16 and in fp32: below it, abs_rel stands
 
 Predict = Callable[[Any, Sequence[int]], Iterator["Prediction"]]  # (dataset, indices)
 
@@ -58,16 +66,19 @@ def network_predictions(
     batch_size: int,
     num_workers: int,
     flip: str = "none",
+    precision: str = "fp32",
     own_ground_truth_only: bool = False,
 ) -> Iterator[Prediction]:
     """The network's predictions of the frames, in the order of `indices`.
 
-    It runs in float32 whatever it was trained in, in eval mode, and is given back in the mode it
-    came in. Predictions are brought to the size of the ground truth bilinearly, with half-pixel
-    corners; ground truth is never touched.
+    It runs in `precision` whatever it was trained in, in eval mode, and is given back in the mode
+    it came in. Predictions are brought to the size of the ground truth bilinearly, with half-pixel
+    corners; ground truth is never touched. A GPU has the next batch to work on while this one is
+    copied and scored.
 
     Args:
         flip: "none", "mean" or "ramp"; see `with_flip`.
+        precision: "fp32" or "bf16"; see `precision_gap`.
         own_ground_truth_only: leave other kinds of ground truth unread.
     """
     frames = EvaluationFrames(
@@ -75,23 +86,95 @@ def network_predictions(
     )
     was_training = network.training
     network.eval()
+    under_way: deque = deque()
     try:
         for batch in evaluation_batches(frames, batch_size=batch_size, num_workers=num_workers):
-            output = with_flip(network, batch["image"].to(device), flip)
-            for row, index in enumerate(batch["index"]):
-                ground_truths = batch["ground_truths"][row]
-                size = next(iter(ground_truths.values())).shape[-2:]
-                one = output.of_image(row).resized(tuple(size))
-                uncertainty = one.log_uncertainty
-                yield Prediction(
-                    index=index,
-                    frame_id=dataset.frame_ids[index],
-                    depth=one.depth[0].cpu(),
-                    log_uncertainty=None if uncertainty is None else uncertainty[0].cpu(),
-                    ground_truths=ground_truths,
-                )
+            with autocast(device, precision):
+                output = with_flip(network, batch["image"].to(device, non_blocking=True), flip)
+            under_way.append(_copied(batch, output, dataset.frame_ids))
+            if len(under_way) > 1:
+                yield from _arrived(*under_way.popleft())
+        while under_way:
+            yield from _arrived(*under_way.popleft())
     finally:
         network.train(was_training)
+
+
+def _copied(
+    batch: dict, output: DepthOutput, frame_ids: Sequence[str]
+) -> tuple[list[Prediction], torch.cuda.Event | None]:
+    """A batch's predictions, of which a GPU may still be at work, and what says that they came."""
+    predictions = []
+    for row, (index, ground_truths) in enumerate(
+        zip(batch["index"], batch["ground_truths"], strict=True)
+    ):
+        size = next(iter(ground_truths.values())).shape[-2:]
+        one = output.of_image(row).resized(tuple(size))
+        depth, uncertainty = (
+            None if x is None else x[0].to("cpu", non_blocking=True)
+            for x in (one.depth, one.log_uncertainty)
+        )
+        predictions.append(Prediction(index, frame_ids[index], depth, uncertainty, ground_truths))
+    if output.depth.device.type != "cuda":
+        return predictions, None
+    event = torch.cuda.Event()
+    event.record()
+    return predictions, event
+
+
+def _arrived(predictions: list[Prediction], event: torch.cuda.Event | None) -> Iterator[Prediction]:
+    if event is not None:
+        event.synchronize()
+    yield from predictions
+
+
+@torch.inference_mode()
+def precision_gap(network: DepthNetwork, image: Tensor) -> dict[str, float]:
+    """How far bfloat16 moves the network's depth from that of float32 (ours).
+
+    Args:
+        network: in eval mode.
+        image: (B, 3, H, W) in [0, 1], on the network's device.
+
+    Returns:
+        "mean" and "p99", the 99th percentile, of |ln(depth in bf16 / depth in fp32)| over all
+        pixels: relative errors, as abs_rel is one.
+
+    Raises:
+        NetworkError: the mean is above MAX_PRECISION_GAP, or not a number.
+    """
+    outputs = []
+    for precision in ("fp32", "bf16"):
+        with autocast(image.device, precision):
+            depth = network(image, with_uncertainty=False).depth.double().cpu().numpy()
+        outputs.append(depth.clip(min=MIN_DEPTH))  # as every evaluator does: it may be 0
+    gaps = np.abs(np.log(outputs[1] / outputs[0]))
+    gap = {"mean": float(gaps.mean()), "p99": float(np.percentile(gaps, 99))}
+    if not gap["mean"] <= MAX_PRECISION_GAP:
+        raise NetworkError(
+            f"bf16 moves this network's depth by {gap['mean']:.2%} on average, more than the "
+            f"{MAX_PRECISION_GAP:.0%} that its numbers would bear: use evaluation.precision=fp32 "
+            "(of predict.py, --precision fp32)"
+        )
+    return gap
+
+
+def precision_words(gap: Mapping[str, float]) -> str:
+    """`precision_gap` for the screen."""
+    return (
+        f"bf16 moves depth by {gap['mean']:.3%} on average, 1 % of the pixels by more than "
+        f"{gap['p99']:.3%}"
+    )
+
+
+def precision_gap_of_frames(
+    network: DepthNetwork, dataset: Any, indices: Sequence[int],
+    *, device: torch.device, batch_size: int,
+) -> dict[str, float]:  # fmt: skip
+    """`precision_gap` on one batch of the frames, evenly over them."""
+    chosen = evenly(indices, batch_size)
+    images = [evaluation_image(dataset.frame(index), network.image_size) for index in chosen]
+    return precision_gap(network, torch.stack(images).to(device))
 
 
 def file_predictions(

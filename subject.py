@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,12 @@ from datasets.prediction_files import PredictionFolder
 from evaluation_details import calibration_of
 from frames import open_frames
 from networks import checkpoint_file, load_network
-from predictions import Predict, file_predictions, network_predictions
+from predictions import (
+    Predict,
+    file_predictions,
+    network_predictions,
+    precision_gap_of_frames,
+)
 from utils.calibration import CalibrationSums
 from utils.checkpoint import file_sha256, load_checkpoint
 from utils.config import load_config, saved_config
@@ -39,6 +44,7 @@ class Subject:
         max_depth: metres, of the network.
         with_uncertainty: whether predictions have log_uncertainty.
         roles: files that a frame must have to be scored.
+        precision_gap: (dataset, indices) -> what bf16 changes; None where nothing runs in it.
         validation: section of the frames that chose the checkpoint; None if nobody knows them.
         folder: the PNGs, or None.
         predicts_windows: whether predictions are KITTI's 352 x 1216 windows of larger frames.
@@ -54,6 +60,7 @@ class Subject:
     max_depth: float
     with_uncertainty: bool
     roles: tuple[str, ...]
+    precision_gap: Callable[[Any, Sequence[int]], dict[str, float]] | None = None
     validation: DotMap | None = None
     folder: PredictionFolder | None = None
     predicts_windows: bool = False
@@ -93,20 +100,24 @@ def _of_checkpoint(args: Namespace, words: list[str]) -> Subject:
     )
     process = start_process(cfg.run.device)
     network = load_network(file, device=process.device)
+    how = {"device": process.device, "batch_size": cfg.evaluation.batch_size}
+    in_bf16 = cfg.evaluation.precision == "bf16"
     run_folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     return Subject(
         cfg=cfg,
         process=process,
         predict=partial(
-            network_predictions, network, device=process.device, flip=cfg.evaluation.flip,
-            batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers,
+            network_predictions, network, flip=cfg.evaluation.flip,
+            precision=cfg.evaluation.precision, num_workers=cfg.train.num_workers, **how,
         ),
+        precision_gap=partial(precision_gap_of_frames, network, **how) if in_bf16 else None,
         identity={
             "checkpoint": str(file),
             "sha256": file_sha256(file),
             "step": state and state["step"],
             "image_size": list(network.image_size),
             "flip": cfg.evaluation.flip,
+            "precision": cfg.evaluation.precision,
             "resize": "prediction to the ground truth's stored size, bilinear, half-pixel corners",
             "rounding": "none, float32 in memory",
         },
@@ -140,6 +151,7 @@ def _of_files(args: Namespace, words: list[str]) -> Subject:
             "predictions": str(args.predictions),
             "image_size": folder.description.get("image_size"),
             "flip": folder.description.get("flip", "unknown"),
+            "precision": folder.description.get("precision", "unknown"),
             "resize": folder.description.get("resize", "unknown"),
             "rounding": f"16-bit PNG, {units:g} units a metre",
         },

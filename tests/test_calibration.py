@@ -9,7 +9,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from utils import plots
-from utils.calibration import LEVELS, CalibrationSums
+from utils.calibration import LEVELS, LOG_RATIO_EDGES, CalibrationSums, log_ratio_bins
 from utils.metrics import MetricsError
 from utils.plots import coverage_plot, range_plot, sparsification_plot
 
@@ -115,6 +115,13 @@ def test_all_numbers_equal_those_of_the_pixels_themselves():
     # pixels of the bin in which the interval ends may be counted on the wrong side
     assert list(report["coverage"].values()) == pytest.approx(shares, abs=4e-3)
     assert report["ece"] == pytest.approx(np.abs(shares - LEVELS).mean(), abs=4e-3)
+
+
+def test_bins_of_the_ratio_are_those_that_a_search_finds():
+    edges = np.r_[LOG_RATIO_EDGES, np.nextafter(LOG_RATIO_EDGES, 99.0)]
+    values = np.r_[edges, np.nextafter(edges, -99.0), -np.inf, np.inf, -1e300, 1e300, 0.0]
+    values = np.r_[values, np.random.default_rng(0).normal(0, 8, 10000)]
+    assert np.array_equal(log_ratio_bins(values), np.searchsorted(LOG_RATIO_EDGES, values))
 
 
 def test_ence_is_that_of_a_calculation_by_hand():

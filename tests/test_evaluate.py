@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY, run_pair, run_script
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from trees import write_depth, write_list, write_picture
 
 from datasets.frame import DataError
@@ -316,8 +317,8 @@ def test_the_kitti_submission_is_written_and_is_what_the_server_reads(
         archive.extract(NAMES[0], tmp_path)
     read = PredictionFolder(tmp_path, units_per_metre=256).depth("0000000000", (352, 1216))
     network = load_network(run)
-    picture = Image.open(benchmark_pictures / NAMES[0]).resize((96, 32), Image.Resampling.LANCZOS)
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    picture = pil_to_tensor(Image.open(benchmark_pictures / NAMES[0]))
+    image = resize(picture, (32, 96), antialias=True)[None].float() / 255
     with torch.inference_mode():
         expected = network(image).resized((352, 1216)).depth[0, 0].numpy()
     assert np.abs(read - expected).max() <= 0.5 / 256 + 1e-3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from trees import image_tree, write_list
 
 from datasets.crop import cropped
@@ -84,8 +85,7 @@ def by_hand(network, dataset, crop=None):
         picture = frame.image
         if crop:
             picture, _ = cropped(picture, frame.intrinsics, crop)
-        resized = picture.resize((SIZE[1], SIZE[0]), Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
+        return resize(pil_to_tensor(picture), SIZE, antialias=True)[None].float() / 255
 
     predicted, true = [], []
     for index in range(len(dataset)):
@@ -297,6 +297,5 @@ def test_what_the_training_script_saves_is_what_is_evaluated(tiny, streets, tmp_
 def test_the_pictures_are_those_of_the_evaluation(drives):
     """`by_hand` above resizes for itself; it is the same to the bit."""
     frame = Synthetic(drives, "train").frame(0)
-    resized = frame.image.resize((SIZE[1], SIZE[0]), Image.Resampling.LANCZOS)
-    expected = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    expected = resize(pil_to_tensor(frame.image), SIZE, antialias=True).float() / 255
     assert torch.equal(evaluation_image(frame, SIZE), expected)

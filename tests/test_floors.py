@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.floors import constant_floor, per_pixel_mean_floor, score_floors
+from utils.floors import score_floors, training_floors
 
 BOUNDS = {"min_depth": 0.1, "max_depth": 10.0}
 
@@ -21,33 +21,27 @@ def inside(maps):
 def test_constant_is_the_median_of_all_depths_inside_the_bounds():
     maps = depth_maps()
     median = np.sort(maps[inside(maps)])[(inside(maps).sum() - 1) // 2]
-    assert constant_floor(iter(maps), **BOUNDS) == pytest.approx(median, abs=1e-5)
-
-
-def test_constant_takes_maps_of_different_sizes():
-    maps = [np.full((2, 2), 1.0), np.full((3, 3), 5.0), np.zeros((9, 9))]
-    assert constant_floor(maps, **BOUNDS) == pytest.approx(5.0, abs=1e-5)
+    assert training_floors(iter(maps), **BOUNDS)[0] == pytest.approx(median, abs=1e-5)
 
 
 def test_per_pixel_mean_counts_measured_pixels_only():
     maps = depth_maps()
     maps[:, 2, 3] = 0  # never measured: takes the mean over all pixels
     expected = np.nanmean(np.where(inside(maps), maps, np.nan)[:, 0], axis=0)
-    floor = per_pixel_mean_floor(iter(maps), **BOUNDS)
+    floor = training_floors(iter(maps), **BOUNDS)[1]
     assert floor[0] == pytest.approx(expected, rel=1e-6)
     assert floor[2, 3] == pytest.approx(maps[inside(maps)].mean(), rel=1e-6)
 
 
-def test_per_pixel_mean_refuses_maps_of_different_sizes():
+def test_maps_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"one size.*\(2, 2\).*\(2, 3\)"):
-        per_pixel_mean_floor([np.ones((2, 2)), np.ones((2, 3))], **BOUNDS)
+        training_floors([np.ones((2, 2)), np.ones((2, 3))], **BOUNDS)
 
 
-@pytest.mark.parametrize("floor", [constant_floor, per_pixel_mean_floor])
 @pytest.mark.parametrize("maps", [[], [np.zeros((2, 2))]])
-def test_no_training_depth_is_an_error(floor, maps):
+def test_no_training_depth_is_an_error(maps):
     with pytest.raises(ValueError, match="no training depth"):
-        floor(maps, **BOUNDS)
+        training_floors(maps, **BOUNDS)
 
 
 def test_floors_are_scored_as_predictions_on_the_valid_pixels():

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import run_script
 from PIL import Image
+from torchvision.transforms.v2.functional import resize
 
 from datasets import DataError
 from datasets.media import Video, find_pictures, read_picture, stretch
@@ -138,10 +139,8 @@ UPRIGHT = {
 
 def expected(checkpoint, pixels, size=SIZE):
     """The network's own word on upright (H, W, 3) pixels, at their size."""
-    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(
-        size[::-1], Image.Resampling.LANCZOS
-    )
-    image = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None] / 255
+    picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    image = resize(picture, size, antialias=True)[None] / 255
     with torch.inference_mode():
         output = load_network(checkpoint)(image)
         return output.resized(pixels.shape[:2])

@@ -14,6 +14,7 @@ from utils.sparsification import (
     average_ranks,
     correlations,
     exact_kept,
+    image_errors,
     poggi_area,
     poggi_kept,
     point_errors,
@@ -26,9 +27,18 @@ from utils.sparsification import (
 def measured(prediction, depth, u, num_intervals=50):
     """All measures of an image by name."""
     order = surest_first(u, rng=np.random.default_rng(0))
-    p, d, u = prediction[order], depth[order], u[order]
-    areas, _ = areas_and_curves(u, point_errors(prediction=p, depth=d), num_intervals)
-    return areas | correlations(u, prediction=p, depth=d)
+    errors = image_errors(prediction=prediction, depth=depth, num_intervals=num_intervals)
+    areas, _ = areas_and_curves(u[order], order, errors)
+    return areas | correlations(u[order], order, errors)
+
+
+@pytest.mark.parametrize("levels", [None, 3, 0])
+def test_the_surest_come_first_as_a_stable_sort_of_the_shuffled_pixels_has_them(levels):
+    u = noisy(5, levels=levels)[2]
+    u[::7] *= -1  # also -0.0, which equals 0.0
+    shuffled = np.random.default_rng(3).permutation(u.size)
+    expected = shuffled[np.argsort(u[shuffled], kind="stable")]
+    assert np.array_equal(surest_first(u, rng=np.random.default_rng(3)), expected)
 
 
 @pytest.mark.parametrize("planted", GOLDEN)
@@ -39,9 +49,10 @@ def test_the_functions_give_the_golden_numbers(planted):
     found = []
     for name in ERRORS:
         oracle = np.sort(errors[name])
-        method = poggi_area(sparsification(name, errors[name], poggi_kept(u[order], 50)))
-        best = poggi_area(sparsification(name, oracle, poggi_kept(oracle, 50)))
-        everything = sparsification(name, oracle, np.asarray([100]))[0]
+        method = poggi_area(*sparsification(name, errors[name], poggi_kept(u[order], 50)))
+        kept = poggi_kept(oracle, 50), np.asarray([100])
+        curve, (everything,) = sparsification(name, oracle, *kept)
+        best = poggi_area(curve)
         found += [method - best, everything - method]
     assert found == pytest.approx(GOLDEN[planted], rel=0, abs=1e-8)
 

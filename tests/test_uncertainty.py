@@ -14,6 +14,7 @@ from utils.sparsification import (
     MAY_BE_UNDEFINED,
     correlations,
     exact_area,
+    image_errors,
     surest_first,
 )
 from utils.uncertainty import UNCERTAINTY_NAMES, UncertaintyMetrics, gradient_uncertainty
@@ -76,8 +77,21 @@ def test_the_class_gives_the_golden_numbers_under_the_names_of_the_contract(plan
 def test_the_class_correlates_what_the_image_holds():
     prediction, depth, u = noisy(7)
     row = scored(prediction, depth, u).rows["a"]
-    expected = correlations(u, prediction=prediction, depth=depth)
+    order = np.argsort(u)
+    errors = image_errors(prediction=prediction, depth=depth, num_intervals=50)
+    expected = correlations(u[order], order, errors)
     assert {name: row[name] for name in MAY_BE_UNDEFINED} == pytest.approx(expected, abs=1e-12)
+
+
+def test_uncertainties_that_share_the_errors_of_an_image_score_as_each_alone():
+    prediction, depth, u = noisy(8)
+    clipped = prediction.clip(BOUNDS["min_depth"], BOUNDS["max_depth"])
+    shared = UncertaintyMetrics(**BOUNDS).errors_of(clipped, depth)
+    for unsure in (u, 0 * u, -u):
+        alone, together = scored(prediction, depth, unsure), UncertaintyMetrics(**BOUNDS)
+        together.update_pixels(name="a", log_uncertainty=unsure, errors=shared)
+        assert together.rows == alone.rows
+        assert np.array_equal(together.image_curves["a"], alone.image_curves["a"])
 
 
 def test_a_constant_gains_nothing_but_one_percent_from_the_published_procedure():

