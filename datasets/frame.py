@@ -49,6 +49,8 @@ class Frame:
             It is called only where depth is needed, so unlabelled streams never open a depth file.
         load_sources: reads other pictures of the same scene, for self-supervision; see
             `datasets.source_views`. None where nobody asked for them.
+        is_placed: whether `image` and `intrinsics` are cropped and resized already, as a view would
+            do it; see `datasets.cache`.
     """
 
     frame_id: str
@@ -56,6 +58,7 @@ class Frame:
     intrinsics: np.ndarray
     load_depth: Callable[[], np.ndarray] | None = None
     load_sources: Callable[[], list[SourceView | None]] | None = None
+    is_placed: bool = False
 
     def depth(self) -> np.ndarray:
         """Ground truth, (H, W) float32 metres, 0 = none. Raises DataError if unlabelled."""

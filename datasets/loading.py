@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .frame import DataError
 from .order import SampleOrder
 from .views import evaluation_image
 
+# read by the script, not by the step: on a GPU each reading would wait for it
+FOR_THE_HOST = ("sample_number", "replaced", "strong_operations", "strong_strengths")
 MAX_REPLACED_SHARE = 0.001  # more broken frames than this is a broken dataset, not bad luck
 
 
@@ -121,20 +124,54 @@ class EvaluationFrames(Dataset):
 
 
 def training_batches(
-    samples: TrainingSamples, order: SampleOrder, *, num_workers: int, pin_memory: bool
+    samples: TrainingSamples, order: SampleOrder, *, num_workers: int, device: torch.device
 ) -> Iterator[dict]:
-    """Endless iterator of collated batches."""
-    return iter(
-        DataLoader(
-            samples,
-            batch_sampler=order,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
-            prefetch_factor=4 if num_workers else None,
-            worker_init_fn=_one_thread,
-        )
+    """Endless iterator of collated batches, see `on_device`; for `colours.colour_views`."""
+    loader = DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=one_thread,
     )
+    return on_device(iter(loader), device)  # its processes start now
+
+
+def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """The same batches with their tensors on `device`, but for those in `FOR_THE_HOST`.
+
+    On a GPU the next batch is on its way while a step works with the last one. Copies do not wait
+    for the step, nor it for them, if the tensors come in pinned memory.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)
+    upcoming: dict | None = None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            following = _moved(batch, device)
+        if upcoming is not None:
+            yield upcoming
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(copying)
+        for value in following.values():
+            if isinstance(value, Tensor) and value.is_cuda:
+                value.record_stream(computing)  # its memory is not reused before that is done
+        upcoming = following
+    if upcoming is not None:
+        yield upcoming
+
+
+def _moved(batch: dict, device: torch.device) -> dict:
+    return {
+        key: value.to(device, non_blocking=True)
+        if isinstance(value, Tensor) and key not in FOR_THE_HOST
+        else value
+        for key, value in batch.items()
+    }
 
 
 def evaluation_batches(
@@ -146,7 +183,7 @@ def evaluation_batches(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate_evaluation,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
 
 
@@ -155,5 +192,6 @@ def _collate_evaluation(entries: list[dict]) -> dict:
     return {**lists, "image": default_collate(lists["image"])}
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """For `worker_init_fn` of a loader."""
     torch.set_num_threads(1)  # the loader's processes share the cores with the step

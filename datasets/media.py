@@ -18,10 +18,11 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from datasets.colours import as_image
 from datasets.frame import DataError, decode_picture
 from datasets.images import SUFFIXES, pictures_below
 from datasets.prediction_files import png_names
-from datasets.views import to_tensor
+from datasets.views import resized
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
@@ -93,10 +94,7 @@ def read_picture(path: Path) -> Image.Image:
 
 def network_image(picture: Image.Image, image_size: tuple[int, int]) -> Tensor:
     """(3, H, W) float32 in [0, 1] at `image_size` (height, width), resized as for evaluation."""
-    size = (image_size[1], image_size[0])
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return to_tensor(picture)
+    return as_image(resized(picture, image_size))
 
 
 @dataclass(frozen=True)

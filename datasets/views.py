@@ -1,7 +1,8 @@
-"""Views turn a frame into an entry of a batch: geometry first, then colour, then tensors.
+"""Views turn a frame into an entry of a batch: its geometry, and which colours it shall have.
 
-A weak and a strong view of one frame share the geometry and differ in colour only, so what lies on
-a pixel of one lies on the same pixel of the other.
+This is all that a loader process does. `colours.colour_views` recolours the whole batch on the
+device. A weak and a strong view of one frame are made of one picture and differ in colour only, so
+what lies on a pixel of one lies on the same pixel of the other.
 Depth is only ever sampled (nearest), never interpolated: between two pixels of which one is a hole
 there is no depth.
 """
@@ -9,29 +10,19 @@ there is no depth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torch.nn import functional
 
+from .colours import Jitter, as_image, draw, draw_colour_map
 from .crop import cropped
 from .frame import Frame, SourceView
-from .photometric import Strong, strong_colours
+from .photometric import Strong, draw_strong
 
-
-@dataclass(frozen=True)
-class Jitter:
-    """Flip and colour jitter of the weak view. Probabilities 0 to 1; ranges as in the config."""
-
-    flip: float
-    jitter: float
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
+RESIZED_BY = "torch, bilinear, antialiased, in uint8"
 
 
 def labeled_view(
@@ -44,30 +35,21 @@ def labeled_view(
     generator: torch.Generator,
     strong: Strong | None = None,
 ) -> dict[str, Tensor | str]:
-    """The training entry of a labelled frame; its strong view comes with it if `strong` is given.
+    """The training entry of a labelled frame, for `colours.colour_views`.
 
     Returns:
-        image (3, H, W) float32 in [0, 1] at `image_size`; depth (1, H', W') float32 metres at
-        `depth_size`, 0 = none; valid_mask (1, H', W') bool, True = measured and nearer than
-        `max_depth` metres, which is all that the network can say; intrinsics (3, 3) float32 in
-        pixels of `image` (NaN when unknown); frame_id. With `strong` also strong_image, like image
-        and pixel for pixel on the same depth; its draws come last, so all else is as without.
+        picture (3, H, W) uint8 at `image_size`; colour_map (3, 4) float32, its weak colours; depth
+        (1, H', W') float32 metres at `depth_size`, 0 = none; max_depth () float32 metres, beyond
+        which the network can say nothing; intrinsics (3, 3) float32 in pixels of `picture` (NaN
+        when unknown); frame_id. With `strong` also strong_operations and strong_strengths, see
+        `draw_strong`; these draws come last, so all else is as without.
     """
-    picture, intrinsics, flip = _geometry(frame, augmentation, generator, image_size=image_size)
-    depth = nearest_resize(frame.depth(), depth_size)
+    depth = nearest_resize(frame.depth(), depth_size)  # first: if it is broken nothing was drawn
+    entry, flip = _entry(frame, augmentation, strong, generator, image_size=image_size)
     if flip:
         depth = depth[:, ::-1]
     depth = torch.from_numpy(np.ascontiguousarray(depth))[None]
-    entry = {
-        "image": to_tensor(jitter_colours(picture, augmentation, generator)),
-        "depth": depth,
-        "valid_mask": (depth > 0) & (depth < max_depth),
-        "intrinsics": torch.from_numpy(intrinsics).float(),
-        "frame_id": frame.frame_id,
-    }
-    if strong is not None:
-        entry["strong_image"] = _strong_image(picture, strong, generator)
-    return entry
+    return {**entry, "depth": depth, "max_depth": torch.tensor(max_depth, dtype=torch.float32)}
 
 
 def unlabeled_view(
@@ -87,23 +69,15 @@ def unlabeled_view(
         crop: what is kept of every picture, as shares (top, bottom, left, right); None keeps all.
 
     Returns:
-        weak_image and strong_image, (3, H, W) float32 in [0, 1] at `image_size`, pixel for pixel
-        the same scene: flipped and resized once, then jittered into the one and, from the
-        unjittered picture, strongly recoloured into the other; intrinsics (3, 3) float32 in pixels
-        of both (NaN when unknown); frame_id. With sources also target_image, the unjittered
-        picture, and what `source_entries` describes, in the same crop and flip.
+        For `colours.colour_views`, which makes weak and strong view of one picture: picture
+        (3, H, W) uint8 at `image_size`, colour_map (3, 4) float32, intrinsics (3, 3) float32 in
+        pixels (NaN when unknown), frame_id. With `strong` also strong_operations and
+        strong_strengths, see `draw_strong`. With sources also what `source_entries` describes, in
+        the same crop and flip.
     """
     shape = {"image_size": image_size, "crop": crop}
-    picture, intrinsics, flip = _geometry(frame, augmentation, generator, **shape)
-    entry = {
-        "weak_image": to_tensor(jitter_colours(picture, augmentation, generator)),
-        "intrinsics": torch.from_numpy(intrinsics).float(),
-        "frame_id": frame.frame_id,
-    }
-    if strong is not None:
-        entry["strong_image"] = _strong_image(picture, strong, generator)
+    entry, flip = _entry(frame, augmentation, strong, generator, **shape)
     if frame.load_sources is not None:
-        entry["target_image"] = to_tensor(picture)
         entry |= source_entries(frame.load_sources(), flip=flip, **shape)
     return entry
 
@@ -118,24 +92,23 @@ def source_entries(
     """S sources placed as their frame is: the world is mirrored with the picture.
 
     Returns:
-        source_images (S, 3, H, W) float32 in [0, 1], source_intrinsics (S, 3, 3) float32 in their
-        pixels, source_poses (S, 4, 4) float32 metres, the frame's camera -> theirs (NaN when
+        source_pictures (S, 3, H, W) uint8, source_intrinsics (S, 3, 3) float32 in their pixels,
+        source_poses (S, 4, 4) float32 metres, the frame's camera -> theirs (NaN when
         unknown), source_available (S,) bool; where that is False the rest is zero.
     """
-    images = torch.zeros(len(sources), 3, *image_size)
+    pictures = torch.zeros(len(sources), 3, *image_size, dtype=torch.uint8)
     intrinsics, poses = torch.zeros(len(sources), 3, 3), torch.zeros(len(sources), 4, 4)
     mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
     for place, source in enumerate(sources):
         if source is None:
             continue
-        picture, matrix = _placed(source.image, source.intrinsics, image_size, crop, flip)
-        images[place] = to_tensor(picture)
+        pictures[place], matrix = placed(source.image, source.intrinsics, image_size, crop, flip)
         intrinsics[place] = torch.from_numpy(matrix)
         pose = mirror @ source.pose @ mirror if flip else source.pose
         poses[place] = torch.from_numpy(pose)
     available = torch.tensor([source is not None for source in sources])
     return {
-        "source_images": images,
+        "source_pictures": pictures,
         "source_intrinsics": intrinsics,
         "source_poses": poses,
         "source_available": available,
@@ -160,8 +133,7 @@ def evaluation_image(
     frame: Frame, image_size: tuple[int, int], crop: Sequence[float] | None = None
 ) -> Tensor:
     """The picture alone, or its `crop`, (3, H, W) float32 in [0, 1] at `image_size`."""
-    image, _ = _placed(frame.image, frame.intrinsics, image_size, crop, flip=False)
-    return to_tensor(image)
+    return as_image(placed(frame.image, frame.intrinsics, image_size, crop)[0])
 
 
 def nearest_resize(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -175,79 +147,77 @@ def nearest_resize(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return depth[rows[:, None], columns]
 
 
-def jitter_colours(image: Image.Image, ranges: Jitter, generator: torch.Generator) -> Image.Image:
-    """Brightness, contrast, saturation, hue, with probability `ranges.jitter`; five draws."""
-    chosen = _draw(generator) < ranges.jitter
-    brightness, contrast, saturation, hue = (2 * _draw(generator) - 1 for _ in range(4))
-    if not chosen:
-        return image
-    image = functional.adjust_brightness(image, 1 + ranges.brightness * brightness)
-    image = functional.adjust_contrast(image, 1 + ranges.contrast * contrast)
-    image = functional.adjust_saturation(image, 1 + ranges.saturation * saturation)
-    return functional.adjust_hue(image, ranges.hue * hue) if ranges.hue else image
-
-
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> (3, H, W) float32 in [0, 1]."""
-    array = np.asarray(image, dtype=np.float32) / 255
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return as_image(_pixels(image).contiguous())
 
 
-def _geometry(
-    frame: Frame,
-    augmentation: Jitter,
-    generator: torch.Generator,
-    *,
-    image_size: tuple[int, int],
-    crop: Sequence[float] | None = None,
-) -> tuple[Image.Image, np.ndarray, bool]:
-    """Picture and intrinsics at `image_size`, flipped or not, and which; one draw."""
-    flip = _draw(generator) < augmentation.flip
-    picture, intrinsics = _placed(frame.image, frame.intrinsics, image_size, crop, flip)
-    return picture, intrinsics, flip
+def resized(image: Image.Image, image_size: tuple[int, int]) -> Tensor:
+    """RGB picture -> (3, H, W) uint8 at `image_size`; a picture of that size stays as it is.
+
+    Everything that a network sees in training, evaluation or prediction is resized here, by torch's
+    antialiased bilinear filter, in uint8. The authors' Lanczos filter takes ten times as long.
+    """
+    pixels = _pixels(image)
+    if tuple(image_size) == (image.height, image.width):
+        return pixels.contiguous()
+    return functional.interpolate(
+        pixels[None], tuple(image_size), mode="bilinear", antialias=True
+    )[0].contiguous()  # fmt: skip
 
 
-def _placed(
+def placed(
     image: Image.Image,
     intrinsics: np.ndarray,
     image_size: tuple[int, int],
     crop: Sequence[float] | None,
-    flip: bool,
-) -> tuple[Image.Image, np.ndarray]:
-    """Picture and intrinsics cropped, brought to `image_size`, and mirrored if asked for."""
+    flip: bool = False,
+) -> tuple[Tensor, np.ndarray]:
+    """Picture, (3, H, W) uint8, and (3, 3) intrinsics: cropped, brought to `image_size`, mirrored.
+
+    Neither argument is changed. Raises DataError if `crop` leaves nothing.
+    """
     if crop is not None:
         image, intrinsics = cropped(image, intrinsics, crop)
-    picture, intrinsics = _resized(image, intrinsics, image_size)
-    if flip:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        # the centre of pixel u lands on W - 1 - u
-        intrinsics[0, 2] = image_size[1] - 1 - intrinsics[0, 2]
-    return picture, intrinsics
-
-
-def _strong_image(picture: Image.Image, strong: Strong, generator: torch.Generator) -> Tensor:
-    """RGB picture -> its strong view, (3, H, W) float32 in [0, 1]."""
-    array = np.array(picture).transpose(2, 0, 1)  # a copy: the picture's own memory is read-only
-    colours = torch.from_numpy(np.ascontiguousarray(array))
-    return strong_colours(colours, strong, generator).float() / 255
-
-
-def _resized(
-    image: Image.Image, intrinsics: np.ndarray, image_size: tuple[int, int]
-) -> tuple[Image.Image, np.ndarray]:
-    """Picture and intrinsics brought to `image_size`. Antialiased, as a camera would."""
-    height, width = image_size
-    scale_x, scale_y = width / image.width, height / image.height
-    if (image.height, image.width) != tuple(image_size):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    intrinsics = intrinsics.copy()
+    picture, intrinsics = resized(image, image_size), intrinsics.copy()
+    scale_x, scale_y = image_size[1] / image.width, image_size[0] / image.height
     intrinsics[0] *= scale_x
     intrinsics[1] *= scale_y
     # pixel centres are at whole numbers, so the corner of the picture is at -1/2
     intrinsics[0, 2] += (scale_x - 1) / 2
     intrinsics[1, 2] += (scale_y - 1) / 2
-    return image, intrinsics
+    if flip:
+        picture = picture.flip(-1)
+        # the centre of pixel u lands on W - 1 - u
+        intrinsics[0, 2] = image_size[1] - 1 - intrinsics[0, 2]
+    return picture, intrinsics
 
 
-def _draw(generator: torch.Generator) -> float:
-    return torch.rand((), generator=generator).item()
+def _entry(
+    frame: Frame,
+    augmentation: Jitter,
+    strong: Strong | None,
+    generator: torch.Generator,
+    *,
+    image_size: tuple[int, int],
+    crop: Sequence[float] | None = None,
+) -> tuple[dict[str, Tensor | str], bool]:
+    """What all views have, and whether it is mirrored. Draws flip, jitter (5), strong (3 each)."""
+    flip = draw(generator) < augmentation.flip
+    crop = None if frame.is_placed else crop
+    picture, intrinsics = placed(frame.image, frame.intrinsics, image_size, crop, flip)
+    entry = {
+        "picture": picture,
+        "colour_map": draw_colour_map(augmentation, generator),
+        "intrinsics": torch.from_numpy(intrinsics).float(),
+        "frame_id": frame.frame_id,
+    }
+    if strong is not None:
+        drawn = draw_strong(strong, generator)
+        entry["strong_operations"], entry["strong_strengths"] = drawn
+    return entry, flip
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """RGB picture -> (3, H, W) uint8, in memory pixel by pixel; a copy."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

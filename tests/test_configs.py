@@ -5,9 +5,11 @@ import json
 import pytest
 import trees
 from conftest import HOUSE, run_script
+from torch.utils.data import default_collate
 
 from consistency_train import RAMPED
 from consistency_train import main as consistency_main
+from datasets.colours import colour_views
 from datasets.photometric import Strong
 from datasets.views import Jitter, labeled_view, unlabeled_view
 from evaluate import main as evaluate_main
@@ -67,8 +69,8 @@ def test_a_shipped_config_opens_its_data_and_builds_its_network(opened, name):
             augmentation=Jitter(**cfg.augmentation.toDict()),
             generator=seeded(0, "test"),
         )
-        assert entry["image"].shape[1:] == tuple(cfg.network.image_size)
-        assert entry["valid_mask"].any()
+        assert entry["picture"].shape[1:] == tuple(cfg.network.image_size)
+        assert colour_views(default_collate([entry]))["valid_mask"].any()
     if any(cfg.loss_weights[term] for term in (*RAMPED, "photometric")):
         dataset, indices = open_frames(cfg.unlabeled, seed=0, budget="frames", roles=("image",))
         entry = unlabeled_view(
@@ -79,7 +81,8 @@ def test_a_shipped_config_opens_its_data_and_builds_its_network(opened, name):
             generator=seeded(0, "test"),
             crop=cfg.unlabeled.crop,
         )
-        assert entry["strong_image"].shape[1:] == tuple(cfg.network.image_size)
+        views = colour_views(default_collate([entry]))
+        assert views["strong_image"].shape[2:] == tuple(cfg.network.image_size)
         found = describe_sources(cfg, (dataset, indices))
         assert found is None or f"have {len(indices)} the stereo partner" in found
     network = build_network(**cfg.network.toDict() | {"pretrained": "none"})

@@ -303,11 +303,22 @@ def test_a_folder_of_pictures_is_enough_for_the_unlabelled_side(words, streets, 
     assert line["weight_mass"] == 1  # without an uncertainty every pixel counts alike
 
 
+def test_plain_images_may_be_smaller_than_labelled_ones(words, tmp_path):
+    more = ["unlabeled.image_size=[16, 48]", "network.uncertainty_decoder=light",
+            "train.activation_checkpointing=true", "loss_weights.strong_depth=1",
+            "train.num_steps=2"]  # fmt: skip
+    run_script("consistency_train.py", *words, *more)
+    for line in lines_of(tmp_path / "run", "train"):
+        assert line["depth_consistency"] > 0 and line["feature_consistency"] > 0
+    run_script("evaluate.py", "--ckpt", str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("script", "word", "message"),
     [
         ("consistency_train.py", "unlabeled.split=val", "unlabeled.may_share"),
         ("consistency_train.py", "strong.operations=[rotate]", "photometric"),
+        ("consistency_train.py", "unlabeled.image_size=[16, 40]", "the nearest that is: [16, 32]"),
         ("consistency_train.py", "masking.rule=blocks", "equal, random_cuts, naive"),
         ("consistency_train.py", "train.teacher=average", "train.ema_decay"),
         ("consistency_train.py", "audit.num_frames=-1", "audit.num_frames"),

@@ -35,10 +35,12 @@ def test_output_shapes_follow_the_image(encoder, size):
 @pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
 @pytest.mark.parametrize("shapes", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_every_parameter_learns(encoder, shapes, precision):
+@pytest.mark.parametrize("decoder", ["full", "light"])
+def test_every_parameter_learns(encoder, shapes, precision, decoder):
     size = (28, 56) if "patch14" in encoder else (32, 64)
     torch.manual_seed(0)
-    network = tiny_network(encoder=encoder, image_size=size, uncertainty_shapes_encoder=shapes)
+    network = tiny_network(encoder=encoder, image_size=size, uncertainty_shapes_encoder=shapes,
+                           uncertainty_decoder=decoder)  # fmt: skip
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         output = network(torch.rand(2, 3, *size))
     weights = torch.rand_like(output.depth)
@@ -51,11 +53,15 @@ def test_every_parameter_learns(encoder, shapes, precision):
     assert idle == []
 
 
-def test_uncertainty_reaches_the_encoder_only_when_asked():
+@pytest.mark.parametrize("decoder", ["full", "light"])
+def test_uncertainty_reaches_the_encoder_only_when_asked(decoder):
     for shapes in (False, True):
-        network = tiny_network(uncertainty_shapes_encoder=shapes)
+        network = tiny_network(uncertainty_shapes_encoder=shapes, uncertainty_decoder=decoder)
         network(torch.rand(1, 3, 32, 64)).log_uncertainty.mean().backward()
-        shaped = [p.grad is not None for p in network.encoder.parameters()]
+        depth_side = [*network.encoder.parameters(), *network.reassemble.parameters()]
+        if decoder == "light":  # it stands on the depth decoder's map
+            depth_side += network.depth_fusion.parameters()
+        shaped = [p.grad is not None for p in depth_side]
         assert all(shaped) if shapes else not any(shaped)
         assert all(p.grad is not None for p in network.uncertainty_head.parameters())
 
@@ -161,3 +167,22 @@ def test_positions_of_an_untrained_encoder_know_up_from_down():
     assert not torch.allclose(positions[0], positions[1])
     assert not torch.allclose(positions[:, 0], positions[:, 1])
     assert len({tuple(p.tolist()) for p in positions.flatten(0, 1)}) == 16
+
+
+def test_the_light_uncertainty_decoder_leaves_depth_alone_and_is_a_fraction_of_the_full_one():
+    networks = []
+    for decoder in ("full", "light"):
+        torch.manual_seed(0)
+        networks.append(tiny_network(uncertainty_decoder=decoder))
+    full, light = networks
+    size = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
+    assert light.uncertainty_fusion is None
+    assert size(light.uncertainty_head) < 0.2 * (
+        size(full.uncertainty_head) + size(full.uncertainty_fusion)
+    )
+    light.eval()
+    image = torch.rand(1, 3, 32, 64)
+    before = light(image).depth
+    with torch.no_grad():
+        light.uncertainty_head.conv3.bias.add_(1)
+    assert torch.equal(light(image).depth, before)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.colours import colour_views
 from datasets.frame import Frame, SourceView
 from datasets.source_views import FramesWithSources, WantedSources
 from datasets.synthetic import Synthetic
@@ -39,7 +40,7 @@ def batch_and_depth(streets, wanted, *, flip, split="train", crop=None):
     depth = np.where(depth > 0, depth, 200.0)
     if flip:
         depth = depth[:, ::-1]
-    batch = {k: v[None] for k, v in entry.items() if isinstance(v, torch.Tensor)}
+    batch = colour_views({k: v[None] for k, v in entry.items() if isinstance(v, torch.Tensor)})
     return batch, torch.from_numpy(depth.copy()).float()[None, None]
 
 
@@ -327,7 +328,7 @@ def test_sources_are_mirrored_with_their_frame():
         for flip in (NEVER, ALWAYS)
     ]  # fmt: skip
     plain, mirrored = entries
-    for key in ("target_image", "source_images"):
+    for key in ("picture", "source_pictures"):
         assert torch.equal(plain[key].flip(-1), mirrored[key])
     assert plain["source_available"].tolist() == [True, False]
     point = torch.tensor([1.3, -0.4, 6.0])

@@ -11,6 +11,7 @@ from conftest import HOUSE, run_pair, run_script
 
 from consistency_train import ConsistencyStep
 from consistency_train import main as consistency_main
+from datasets.colours import colour_views
 from datasets.frame import DataError
 from datasets.source_views import FramesWithSources, WantedSources, check_sources
 from datasets.synthetic import Synthetic
@@ -44,7 +45,7 @@ def plain_batch(streets, wanted, count=2):
         for i in range(count)
     ]
     tensors = [key for key, value in entries[0].items() if isinstance(value, torch.Tensor)]
-    return {key: torch.stack([entry[key] for entry in entries]) for key in tensors}
+    return colour_views({key: torch.stack([entry[key] for entry in entries]) for key in tensors})
 
 
 def small_network():
@@ -66,7 +67,7 @@ def test_going_down_the_loss_finds_the_depth_in_metres(streets):
         FramesWithSources(dataset, wanted).frame(0), image_size=(32, 104), augmentation=still,
         generator=seeded(0, "v"),
     )  # fmt: skip
-    batch = {k: v[None] for k, v in entry.items() if isinstance(v, torch.Tensor)}
+    batch = colour_views({k: v[None] for k, v in entry.items() if isinstance(v, torch.Tensor)})
     near = (depth > 0) & (depth < 15)  # disparities of two pixels and more
     scale = torch.tensor(1.5, requires_grad=True)
     optimizer = torch.optim.Adam([scale], lr=0.02)

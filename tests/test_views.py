@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
+from datasets.colours import colour_views
 from datasets.frame import UNKNOWN_INTRINSICS, DataError, Frame
 from datasets.photometric import OPERATIONS, Strong
 from datasets.views import (
@@ -33,19 +35,28 @@ def frame(height=40, width=60, marker=(10, 15)):
     return Frame("f", Image.fromarray(image), intrinsics, lambda: depth)
 
 
-def view(one, augmentation, image_size=(40, 60), depth_size=(40, 60), seed=0, strong=None):
+def coloured(entry):
+    """What a step takes of a batch of this entry alone."""
+    return {key: value[0] for key, value in colour_views(default_collate([entry])).items()}
+
+
+def view(
+    one, augmentation, image_size=(40, 60), depth_size=(40, 60), seed=0, strong=None, max_depth=80.0
+):
     generator = torch.Generator().manual_seed(seed)
-    return labeled_view(
-        one, image_size=image_size, depth_size=depth_size, max_depth=80.0,
+    entry = labeled_view(
+        one, image_size=image_size, depth_size=depth_size, max_depth=max_depth,
         augmentation=augmentation, generator=generator, strong=strong,
     )  # fmt: skip
+    return coloured(entry)
 
 
 def pair(one, augmentation, image_size=(40, 60), seed=0, strong=AUTHORS):
     generator = torch.Generator().manual_seed(seed)
-    return unlabeled_view(
+    entry = unlabeled_view(
         one, image_size=image_size, augmentation=augmentation, strong=strong, generator=generator
     )
+    return coloured(entry)
 
 
 def colourful_frame():
@@ -114,11 +125,7 @@ def test_holes_are_not_valid():
 
 
 def test_what_lies_beyond_the_reach_of_the_network_is_not_valid():
-    generator = torch.Generator().manual_seed(0)
-    entry = labeled_view(
-        frame(), image_size=(40, 60), depth_size=(40, 60), max_depth=20.0, augmentation=PLAIN,
-        generator=generator,
-    )  # fmt: skip
+    entry = view(frame(), PLAIN, max_depth=20.0)
     assert torch.equal(entry["valid_mask"], entry["depth"] == 5)
 
 

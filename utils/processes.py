@@ -98,11 +98,3 @@ def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:
         distributed.all_reduce(stacked)
         stacked /= process.world_size
     return dict(zip(values, stacked.tolist(), strict=True))
-
-
-def to_device(batch: dict, device: torch.device) -> dict:
-    """Every tensor of the batch on `device`; everything else as it is."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
