@@ -101,19 +101,15 @@ class ConsistencyStep(nn.Module):
         self, labeled: dict, unlabeled: dict, tiles: dict[str, Tiles], teacher: DepthNetwork
     ) -> dict[str, Tensor]:
         """`tiles`: packed groups of the strong views' tokens, by stream. `teacher` may be the
-        network itself."""
-        size = labeled["depth"].shape[-2:]
-        truth = {"target": labeled["depth"], "valid_mask": labeled["valid_mask"]}
-        output = self.network(labeled["image"]).resized(size)
-        losses = self.supervised(
-            depth=output.depth, log_uncertainty=output.log_uncertainty, **truth
-        )
-        if self.labels_strong_view:
-            strong = self.network(
-                labeled["strong_image"], tiles["labeled"], with_uncertainty=False
-            ).resized(size)
-            losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
+        network itself.
 
+        Labelled images come last: the backward pass then begins with them, and through the long
+        rest of it finished gradients are averaged over processes (docs/scaling.md).
+        """
+        strong = self.network(  # every token sees its own group only
+            unlabeled["strong_image"], tiles["unlabeled"], with_uncertainty=False
+        )
+        losses = {}
         if self.self_supervision is not None:
             teaches = teacher is self.network
             weak = self.network(unlabeled["weak_image"], with_uncertainty=teaches)
@@ -122,9 +118,6 @@ class ConsistencyStep(nn.Module):
             with torch.no_grad():
                 weak = teacher(unlabeled["weak_image"])
         weak = weak.without_graph()  # a pseudo label teaches, it does not learn
-        strong = self.network(  # every token sees its own group only
-            unlabeled["strong_image"], tiles["unlabeled"], with_uncertainty=False
-        )
         weight = self.pixel_weight(pseudo_depth=weak.depth, log_uncertainty=weak.log_uncertainty)
         if self.compares_depth:
             losses["depth_consistency"] = depth_consistency(
@@ -134,11 +127,21 @@ class ConsistencyStep(nn.Module):
         if self.predictor is not None:
             losses["feature_consistency"] = feature_consistency(
                 pred=self.predictor(strong.features), target=weak.features,
-                encoded=tiles["unlabeled"].encoded,
-                reduction=self.feature_reduction,
+                encoded=tiles["unlabeled"].encoded, reduction=self.feature_reduction,
             )  # fmt: skip
         losses["weight_mass"] = weight.mean()  # not a loss: how much the pseudo labels count
-        return losses
+
+        size = labeled["depth"].shape[-2:]
+        truth = {"target": labeled["depth"], "valid_mask": labeled["valid_mask"]}
+        if self.labels_strong_view:
+            strong = self.network(
+                labeled["strong_image"], tiles["labeled"], with_uncertainty=False
+            ).resized(size)
+            losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
+        output = self.network(labeled["image"]).resized(size)
+        return losses | self.supervised(
+            depth=output.depth, log_uncertainty=output.log_uncertainty, **truth
+        )
 
 
 def train(cfg: DotMap) -> None:

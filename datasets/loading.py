@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .frame import DataError
-from .order import SampleOrder
+from .order import SampleOrder, Shuffle
 from .views import evaluation_image
 
 # read by the script, not by the step: on a GPU each reading would wait for it
@@ -69,9 +69,9 @@ class TrainingSamples(Dataset):
             )
 
     def _substitute(self, generator: torch.Generator) -> dict:
-        order = torch.randperm(len(self.replacements), generator=generator).tolist()
-        for place in order:
-            candidate = self.replacements[place]
+        order = Shuffle(len(self.replacements), generator)
+        for place in range(len(order)):
+            candidate = int(self.replacements[order[place]])
             if candidate in self.broken:
                 continue
             try:

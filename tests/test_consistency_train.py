@@ -88,7 +88,7 @@ def test_the_uncertainty_decoder_runs_where_it_is_needed_and_nowhere_else(step, 
         lambda module, args, output: images.append(len(output))
     )
     losses_of(step, batch)
-    assert images == [2, 3]  # labelled and weak; neither of the strong passes
+    assert images == [3, 2]  # weak and labelled; neither of the strong passes
 
 
 def test_every_parameter_of_the_step_learns(step, batch):
@@ -161,7 +161,7 @@ def test_the_weak_pass_builds_no_graph(step, batch):
         lambda module, args, output: graphs.append(output.requires_grad)
     )
     losses_of(step, batch)
-    assert graphs == [True, True, False, True]  # labelled, its strong view, weak, strong
+    assert graphs == [True, False, True, True]  # strong, weak, a labelled strong view, labelled
 
 
 def test_another_teacher_gives_the_pseudo_labels_if_there_is_one(step, batch):

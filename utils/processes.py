@@ -73,8 +73,8 @@ def distribute(module: nn.Module, process: Process) -> nn.Module:
     """`module` with gradients averaged over processes; itself where there is only one."""
     if process.world_size == 1:
         return module
-    device_ids = [process.device.index] if process.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=device_ids)
+    # without device_ids: batches are on the device already, and what is not shall stay on the host
+    return nn.parallel.DistributedDataParallel(module)
 
 
 def check_same_everywhere(value: str, what: str, process: Process) -> None:
