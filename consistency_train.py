@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from dotmap import DotMap
 from torch import Tensor, nn
 
@@ -76,11 +77,14 @@ class ConsistencyStep(nn.Module):
         max_pseudo_depth: float | None,
         feature_reduction: str,
         supervision: SelfSupervision | None = None,
+        small_size: tuple[int, int] | None = None,
     ):
-        """The arguments behind `weights` are the section `losses` of the configuration."""
+        """The arguments behind `weights` are the section `losses` of the configuration;
+        `small_size` (height, width): labelled images are learned from in this size too."""
         super().__init__()
         self.network = network
         self.self_supervision = supervision
+        self.small_size = small_size
         compares_features = weights["feature_consistency"] > 0
         self.predictor = FeaturePredictor(network.encoder.embed_dim) if compares_features else None
         self.compares_depth = weights["depth_consistency"] > 0
@@ -138,10 +142,23 @@ class ConsistencyStep(nn.Module):
                 labeled["strong_image"], tiles["labeled"], with_uncertainty=False
             ).resized(size)
             losses["strong_depth"] = self.depth_loss(pred=strong.depth, **truth)
-        output = self.network(labeled["image"]).resized(size)
-        return losses | self.supervised(
-            depth=output.depth, log_uncertainty=output.log_uncertainty, **truth
-        )
+        return losses | self._labeled_losses(labeled["image"], size, truth)
+
+    def _labeled_losses(self, image: Tensor, size: tuple[int, int], truth: dict) -> dict:
+        """Of the ordinary pass; the mean of two sizes where pseudo labels come from smaller images.
+
+        A network that has seen depth in one size only is off by a scale in another.
+        """
+        images = [image]
+        if self.small_size is not None:
+            images.append(F.interpolate(image, self.small_size, mode="bilinear", antialias=True))
+        terms = []
+        for each in images:
+            output = self.network(each).resized(size)
+            terms.append(self.supervised(
+                depth=output.depth, log_uncertainty=output.log_uncertainty, **truth
+            ))  # fmt: skip
+        return {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
 
 
 def train(cfg: DotMap) -> None:
@@ -158,8 +175,10 @@ def train(cfg: DotMap) -> None:
         cfg, image_size=masked["unlabeled"], resumed=state is not None
     )
     step_module = ConsistencyStep(
-        network, weights=weights, supervision=supervision, **cfg.losses.toDict()
-    ).to(process.device)
+        network, weights=weights, supervision=supervision,
+        small_size=masked["unlabeled"] if cfg.labeled.at_both_sizes else None,
+        **cfg.losses.toDict(),
+    ).to(process.device)  # fmt: skip
     session = Session(
         cfg, process=process, state=state, network=network, step_module=step_module,
         streams={"labeled": labeled, "unlabeled": unlabeled, "validation": validation},

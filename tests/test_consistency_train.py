@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import HOUSE, TINY, run_pair, run_script
 
 from consistency_train import ConsistencyStep, draw_groups
@@ -303,10 +304,27 @@ def test_a_folder_of_pictures_is_enough_for_the_unlabelled_side(words, streets, 
     assert line["weight_mass"] == 1  # without an uncertainty every pixel counts alike
 
 
+def test_labelled_images_of_two_sizes_count_half_each(step, batch):
+    small = (16, 32)
+    whole = losses_of(step, batch)
+    step.small_size = small
+    both = losses_of(step, batch)
+    labeled = batch["labeled"]
+    labeled["image"] = F.interpolate(labeled["image"], small, mode="bilinear", antialias=True)
+    step.small_size = None
+    alone = losses_of(step, batch)
+    for term in ("depth", "uncertainty"):
+        mean = (whole[term].item() + alone[term].item()) / 2
+        assert both[term].item() == pytest.approx(mean, rel=1e-6)
+        assert whole[term].item() != alone[term].item()
+    for term in (*CONSISTENCIES, "strong_depth"):
+        assert both[term].item() == whole[term].item()
+
+
 def test_plain_images_may_be_smaller_than_labelled_ones(words, tmp_path):
-    more = ["unlabeled.image_size=[16, 48]", "network.uncertainty_decoder=light",
-            "train.activation_checkpointing=true", "loss_weights.strong_depth=1",
-            "train.num_steps=2"]  # fmt: skip
+    more = ["unlabeled.image_size=[16, 48]", "labeled.at_both_sizes=true",
+            "network.uncertainty_decoder=light", "train.activation_checkpointing=true",
+            "loss_weights.strong_depth=1", "train.num_steps=2"]  # fmt: skip
     run_script("consistency_train.py", *words, *more)
     for line in lines_of(tmp_path / "run", "train"):
         assert line["depth_consistency"] > 0 and line["feature_consistency"] > 0
@@ -319,6 +337,7 @@ def test_plain_images_may_be_smaller_than_labelled_ones(words, tmp_path):
         ("consistency_train.py", "unlabeled.split=val", "unlabeled.may_share"),
         ("consistency_train.py", "strong.operations=[rotate]", "photometric"),
         ("consistency_train.py", "unlabeled.image_size=[16, 40]", "the nearest that is: [16, 32]"),
+        ("consistency_train.py", "labeled.at_both_sizes=true", "goes with unlabeled.image_size"),
         ("consistency_train.py", "masking.rule=blocks", "equal, random_cuts, naive"),
         ("consistency_train.py", "train.teacher=average", "train.ema_decay"),
         ("consistency_train.py", "audit.num_frames=-1", "audit.num_frames"),

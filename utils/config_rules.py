@@ -92,6 +92,7 @@ RULES: dict[str, Rule] = {
     **{f"labeled.{key}": rule for key, rule in _STREAM.items()},
     "labeled.budget": one_of("frames", "scenes"),
     "labeled.batch_size": count(1),
+    "labeled.at_both_sizes": boolean,
     "unlabeled.dataset": one_of(*_LABELED_DATASETS, "images"),
     **{f"unlabeled.{key}": rule for key, rule in _STREAM.items()},
     "unlabeled.batch_size": count(1),
@@ -198,6 +199,12 @@ def check_combinations(config: dict) -> list[str]:
     if config["train"]["teacher"] == "average" and not config["train"]["ema_decay"]:
         problems.append("train.teacher=average: there is none without train.ema_decay (0.99, say)")
     weights = config["loss_weights"]
+    compares = weights["depth_consistency"] > 0 or weights["feature_consistency"] > 0
+    if config["labeled"]["at_both_sizes"] and not (config["unlabeled"]["image_size"] and compares):
+        problems.append(
+            "labeled.at_both_sizes: goes with unlabeled.image_size and consistency weights; "
+            "without them labelled images have one size"
+        )
     if weights["smoothness"] > 0 and not weights["photometric"]:
         problems.append("loss_weights.smoothness: goes with loss_weights.photometric, which is 0")
     offsets = config["self_supervision"]["offsets"]

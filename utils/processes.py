@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from .memory import keep_freed_memory
+
 
 class DeviceError(ValueError):
     """A device that was asked for and is not there."""
@@ -50,6 +52,8 @@ def start_process(device: str) -> Process:
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
+    else:
+        keep_freed_memory()
     if "WORLD_SIZE" not in os.environ:
         return Process(rank=0, world_size=1, device=chosen)
     if not distributed.is_initialized():
@@ -74,7 +78,7 @@ def distribute(module: nn.Module, process: Process) -> nn.Module:
     if process.world_size == 1:
         return module
     # without device_ids: batches are on the device already, and what is not shall stay on the host
-    return nn.parallel.DistributedDataParallel(module)
+    return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def check_same_everywhere(value: str, what: str, process: Process) -> None:
