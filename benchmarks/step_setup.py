@@ -40,9 +40,13 @@ def build_step(
     image_size: tuple[int, int],
     decoder_channels: int,
     seed: int = 0,
+    small_size: tuple[int, int] | None = None,
     **network_settings: Any,
 ) -> ConsistencyStep:
-    """Our step with random weights that follow from `seed`, on the CPU."""
+    """Our step with random weights that follow from `seed`, on the CPU.
+
+    `small_size` (height, width): labelled images are learned from in this size too.
+    """
     torch.manual_seed(seed)
     network = build_network(
         encoder=encoder, image_size=image_size, max_depth=80.0, decoder_channels=decoder_channels,
@@ -58,6 +62,7 @@ def build_step(
         min_confidence=0.0,
         max_pseudo_depth=None,
         feature_reduction="mean",
+        small_size=small_size,
     )
 
 

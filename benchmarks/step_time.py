@@ -19,7 +19,7 @@ stderr, a table. `--variants` are those of benchmarks/step_variants.py:
     ours_compiled      train.compile=true: blocks, fusion and heads
     ours_light         network.uncertainty_decoder=light
     ours_fast          the fast preset: a decoder of half the channels, light; plain images of
-                       half the height and width, in a quarter of the groups
+                       half the height and width, in a quarter of the groups; labelled ones in both
 
 The last two are other networks, so they say what a preset gains, not what the code does. Peak
 memory is that of one step in a process of its own on a CPU (`--no-memory` spares these processes);
@@ -44,6 +44,7 @@ from benchmarks.step_floor import measure_floor
 from benchmarks.step_flops import counted_flops, step_flops
 from benchmarks.step_setup import STAGES, TimedStep
 from benchmarks.step_variants import LIGHT, VARIANTS, timed_steps
+from utils.memory import keep_freed_memory
 from utils.throughput import peak_memory_gib
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -144,7 +145,8 @@ def _peak_in_own_process(args: argparse.Namespace, variant: str, precision: str)
     words = ["--encoder", args.encoder, "--image-size", *args.image_size, "--decoder-channels",
              args.decoder_channels, "--labeled", args.labeled, "--unlabeled", args.unlabeled,
              "--num-groups", args.num_groups, "--rule", args.rule, "--seed", args.seed, "--device",
-             "cpu", "--variants", variant, "--precision", precision, "--only-memory"]  # fmt: skip
+             "cpu", "--variants", variant, "--precision", precision, "--only-memory",
+             *["--keep-memory"] * args.keep_memory]  # fmt: skip
     command = [sys.executable, __file__, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -205,6 +207,10 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--rounds", type=int, default=3)
     words.add_argument("--warmup", type=int, default=0, help="rounds behind the one that counts")
     words.add_argument("--check-sync", action="store_true", help="an error where ours waits (CUDA)")
+    words.add_argument(
+        "--keep-memory", action="store_true",
+        help="as the training scripts do on a CPU (utils/memory.py): for runs without a reference",
+    )  # fmt: skip
     words.add_argument("--no-memory", action="store_true")
     words.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     words.add_argument("--seed", type=int, default=0)
@@ -218,6 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(args.device)
     if args.check_sync and device.type != "cuda":
         parser().error("--check-sync needs a CUDA device")
+    if args.keep_memory:
+        keep_freed_memory()
     if args.only_memory:
         before = _peak_of_this_program()
         next(iter(timed_steps(args, device).values()))()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +55,11 @@ LIGHT = ("ours_light", "ours_fast")
 
 def build_variant(name: str, args: argparse.Namespace, device: torch.device) -> nn.Module:
     """The step that `name` stands for, with the same random weights where shapes agree."""
+    size, patch = tuple(args.image_size), int(re.search(r"patch(\d+)", args.encoder)[1])
+    half = tuple(max(patch, side // 2 // patch * patch) for side in size)
     step = build_step(
-        encoder=args.encoder, image_size=tuple(args.image_size), seed=args.seed,
+        encoder=args.encoder, image_size=size, seed=args.seed,
+        small_size=half if name == "ours_fast" else None,
         decoder_channels=args.decoder_channels // (2 if name == "ours_fast" else 1),
         uncertainty_decoder="light" if name in LIGHT else "full",
     )  # fmt: skip
@@ -72,13 +76,10 @@ def timed_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Tim
         step = build_variant(name, args, device)
         is_fast = name == "ours_fast"
         if is_fast not in batches:
-            size = step.network.image_size
-            patch = step.network.encoder.patch_size
-            half = tuple(max(p, s // 2 // p * p) for s, p in zip(size, patch, strict=True))
             batches[is_fast] = random_batch(
                 step.network, labeled=args.labeled, unlabeled=args.unlabeled, rule=args.rule,
                 num_groups=max(1, args.num_groups // 4) if is_fast else args.num_groups,
-                unlabeled_size=half if is_fast else None, seed=args.seed, device=device,
+                unlabeled_size=step.small_size, seed=args.seed, device=device,
             )  # fmt: skip
         batch = batches[is_fast]
         for precision in args.precision:
