@@ -49,7 +49,8 @@ from self_supervision import (
     describe_sources,
     write_warps,
 )
-from session import Session, endless_batches, from_cache, open_labels, start_network
+from session import Session, start_network
+from streams import endless_batches, from_cache, open_labels
 from unlabeled import open_unlabeled, unlabeled_batches, unlabeled_size
 from utils.command_line import run_script, training_script
 from utils.config import weights_of

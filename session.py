@@ -1,14 +1,13 @@
 """What train.py and consistency_train.py share around their loops; neither method is in here.
 
-Opening what a configuration names, the endless batches of a stream, and a `Session`: everything
-that happens to a step's loss after it was computed.
+The network that a run starts with, and a `Session`: everything that happens to a step's loss after
+it was computed.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,10 @@ import torch
 from dotmap import DotMap
 from torch import Tensor, nn
 
-from datasets.cache import cached_frames
-from datasets.leakage import check_overlap, check_trainable
-from datasets.loading import TrainingSamples, training_batches
-from datasets.order import SampleOrder
 from datasets.splits import evenly, frame_ids_at
 from evaluate import evaluate, trivial_floors
 from evaluation_report import draw_frames
-from frames import Stream, open_frames, refuse_test
+from frames import Stream
 from networks import DepthNetwork, build_network
 from predictions import Prediction, ground_truth_kinds, network_predictions
 from utils.averaging import WeightAverage
@@ -40,37 +35,13 @@ from utils.optimization import (
     set_learning_rate,
     update,
 )
-from utils.processes import Process, average, check_same_everywhere, distribute
+from utils.processes import Process, average, distribute
 from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
-from utils.seeding import seed_initialisation, seeded
+from utils.seeding import seed_initialisation
 from utils.step_results import StepResults
 from utils.throughput import Throughput
 from utils.visualize import contact_sheet
-
-
-def open_labels(cfg: DotMap, process: Process) -> tuple[Stream, Stream]:
-    """Labelled and validation frames.
-
-    Raises DataError if a file is missing, one is a test frame, or the two share more than
-    `validation.may_share` allows; DisagreementError if processes would train on other labels.
-    """
-    labeled, labeled_indices = open_frames(
-        cfg.labeled, seed=cfg.run.seed, budget=cfg.labeled.budget
-    )
-    validation, val_indices = open_frames(cfg.validation, seed=cfg.run.seed, budget=None)
-    labeled_ids = frame_ids_at(labeled, labeled_indices)
-    check_trainable(labeled_ids, labeled)
-    refuse_test("labeled", cfg.labeled, (labeled, labeled_indices))
-    refuse_test("validation", cfg.validation, (validation, val_indices))
-    check_overlap(
-        labeled_ids,
-        frame_ids_at(validation, val_indices),
-        labeled.scene_of,
-        cfg.validation.may_share,
-    )
-    check_same_everywhere(cfg.labeled.list_sha256, "labelled frames", process)
-    return (labeled, labeled_indices), (validation, val_indices)
 
 
 def start_network(cfg: DotMap, process: Process) -> tuple[DepthNetwork, dict[str, Any] | None]:
@@ -80,61 +51,6 @@ def start_network(cfg: DotMap, process: Process) -> tuple[DepthNetwork, dict[str
     # a resumed run has its weights: it must not depend on a hub or a file any more
     settings = cfg.network.toDict() | ({"pretrained": "none"} if state else {})
     return build_network(**settings).to(process.device), state
-
-
-def from_cache(
-    cfg: DotMap,
-    stream: Stream,
-    *,
-    image_size: tuple[int, int],
-    crop: Sequence[float] | None = None,
-) -> Stream:
-    """The same frames, their pictures from `train.cache`, which is filled first; without: `stream`.
-
-    Raises DataError if it cannot be filled, also by a broken frame where that shall be an error.
-    """
-    dataset, indices = stream
-    if cfg.train.cache is None:
-        return stream
-    dataset = cached_frames(
-        dataset, indices, cfg.train.cache, image_size=image_size, crop=crop,
-        num_workers=cfg.train.num_workers, skip_broken=cfg.train.on_bad_sample == "skip",
-    )  # fmt: skip
-    return dataset, indices
-
-
-def endless_batches(
-    cfg: DotMap,
-    name: str,
-    stream: Stream,
-    view: Callable[..., dict],
-    *,
-    first_step: int,
-    process: Process,
-) -> Iterator[dict]:
-    """Endless batches, on the device, of the stream that the section `name` describes.
-
-    For `colour_views`, which makes of them what a step takes. Order and augmentation follow from
-    seed, stream and the sample's number alone.
-    """
-    dataset, indices = stream
-    samples = TrainingSamples(
-        dataset,
-        view=view,
-        generator_for=partial(seeded, cfg.run.seed, f"{name} view"),
-        replacements=indices if cfg.train.on_bad_sample == "skip" else None,
-    )
-    order = SampleOrder(
-        indices,
-        batch_size=cfg[name].batch_size,
-        first_step=first_step,
-        generator_for=partial(seeded, cfg.run.seed, f"{name} order"),
-        rank=process.rank,
-        world_size=process.world_size,
-    )
-    return training_batches(
-        samples, order, num_workers=cfg.train.num_workers, device=process.device
-    )
 
 
 class Session:

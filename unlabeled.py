@@ -15,7 +15,7 @@ from datasets.views import Jitter, unlabeled_view
 from frames import Stream, open_frames, refuse_test
 from networks import DepthNetwork
 from self_supervision import wanted_sources
-from session import endless_batches, from_cache
+from streams import endless_batches, from_cache
 from utils.processes import Process, check_same_everywhere
 
 

@@ -37,7 +37,8 @@ from datasets.images import ImageFolder
 from datasets.order import SampleOrder
 from datasets.photometric import Strong
 from datasets.synthetic_tree import SyntheticSettings, write_tree
-from session import open_labels, start_network
+from session import start_network
+from streams import open_labels
 from unlabeled import open_unlabeled, unlabeled_batches
 from utils.config import load_config
 from utils.processes import start_process
