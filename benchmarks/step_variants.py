@@ -79,7 +79,7 @@ def timed_steps(args: argparse.Namespace, device: torch.device) -> dict[str, Tim
             batches[is_fast] = random_batch(
                 step.network, labeled=args.labeled, unlabeled=args.unlabeled, rule=args.rule,
                 num_groups=max(1, args.num_groups // 4) if is_fast else args.num_groups,
-                unlabeled_size=step.small_size, seed=args.seed, device=device,
+                unlabeled_size=step.small_size if is_fast else None, seed=args.seed, device=device,
             )  # fmt: skip
         batch = batches[is_fast]
         for precision in args.precision:

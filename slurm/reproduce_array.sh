@@ -29,11 +29,14 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" || exit 2
 
 : "${SLURM_ARRAY_TASK_ID:?submit this with sbatch --array}"
 out_of_time=no
+stop_at_once=no
 table=
-trap 'kill -TERM "$table"' TERM INT
-trap 'out_of_time=yes; kill -TERM "$table"' USR1
+stop() { if [ -n "$table" ]; then kill -TERM "$table"; else stop_at_once=yes; fi; }
+trap stop TERM INT
+trap 'out_of_time=yes; stop' USR1
 "${PYTHON:-.venv/bin/python}" reproduce.py --cell "$SLURM_ARRAY_TASK_ID" "$@" &
 table=$!
+[ "$stop_at_once" = no ] || kill -TERM "$table" # asked between the two lines before
 
 wait "$table"
 code=$?
