@@ -76,7 +76,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     }
     faster = times_faster(seconds, than=next(iter(steps)))
     memory = {
-        name: None if args.no_memory else peak_of_one_step(args, step, *name.split(), device)
+        name: None
+        if args.no_memory
+        else peak_of_one_step(args, step, *name.split(), device, keep_memory=args.keep_memory)
         for name, step in steps.items()
     }
     report = {}
@@ -121,12 +123,13 @@ def check_sync(step: TimedStep) -> None:
 
 
 def peak_of_one_step(
-    args: argparse.Namespace, step: TimedStep, variant: str, precision: str, device: torch.device
-) -> float:
+    args: argparse.Namespace, step: TimedStep, variant: str, precision: str, device: torch.device,
+    *, keep_memory: bool = False,
+) -> float:  # fmt: skip
     """GiB at the peak of one step: of `step` on a GPU, of the same in a new process on a CPU."""
     if device.type == "cuda":
         return _peak_on_gpu(step)
-    return _peak_in_own_process(args, variant, precision)
+    return _peak_in_own_process(args, variant, precision, keep_memory=keep_memory)
 
 
 def _peak_on_gpu(step: TimedStep) -> float:
@@ -140,13 +143,15 @@ def _peak_on_gpu(step: TimedStep) -> float:
     return (held + torch.cuda.max_memory_allocated(step.device) - before) / 2**30
 
 
-def _peak_in_own_process(args: argparse.Namespace, variant: str, precision: str) -> float:
+def _peak_in_own_process(
+    args: argparse.Namespace, variant: str, precision: str, *, keep_memory: bool
+) -> float:
     """Most that a process which does one step ever held; less what it holds before (imports)."""
     words = ["--encoder", args.encoder, "--image-size", *args.image_size, "--decoder-channels",
              args.decoder_channels, "--labeled", args.labeled, "--unlabeled", args.unlabeled,
              "--num-groups", args.num_groups, "--rule", args.rule, "--seed", args.seed, "--device",
              "cpu", "--variants", variant, "--precision", precision, "--only-memory",
-             *["--keep-memory"] * args.keep_memory]  # fmt: skip
+             *["--keep-memory"] * keep_memory]  # fmt: skip
     command = [sys.executable, __file__, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
