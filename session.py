@@ -137,7 +137,9 @@ class Session:
         return autocast(self.process.device, self.precision)
 
     def learn(self, step: int, total: Tensor, *batches: dict) -> None:
-        """Backward, clip, step, average; a loss or gradient that is not finite changes nothing.
+        """Backward, clip, step, average; one that is not finite leaves weights and optimiser alone.
+
+        (An average takes in the unchanged weights once more.)
 
         The device is not waited for, so on a GPU it may be some steps until that is noticed.
 
