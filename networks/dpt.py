@@ -146,5 +146,35 @@ def initialise(decoder: nn.Module) -> None:
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with aligned corners, as DPT does between its stages."""
+    """(B, C, h, w) -> (B, C, *size): bilinear with aligned corners, as DPT does between its stages.
+
+    On a GPU by matrix products: under autocast F.interpolate works in float32, its backward pass
+    adds up in an order that changes from run to run, and it ends at 2^31 values, which the paper's
+    NYU batch has more of. On an H100 the whole step became 1.39 times faster (LOG.md, 2026-11-26).
+    """
+    if x.is_cuda:
+        return upsample_by_products(x, size)
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def upsample_by_products(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same, each axis a product with a matrix of bilinear weights; computed in x's precision.
+
+    The result is in channels_last order; with an `x` in that order nothing is copied.
+    """
+    rows, columns = (
+        bilinear_weights(before, after, like=x)
+        for before, after in zip(x.shape[-2:], size, strict=True)
+    )
+    x = columns @ x.permute(0, 2, 3, 1)  # (B, h, W, C)
+    batch, _, width, channels = x.shape
+    x = rows @ x.flatten(2)  # (B, H, W * C)
+    return x.view(batch, size[0], width, channels).permute(0, 3, 1, 2)
+
+
+def bilinear_weights(before: int, after: int, *, like: Tensor) -> Tensor:
+    """(after, before): how much each old place counts at each new one; corners are aligned."""
+    old = torch.arange(before, device=like.device, dtype=torch.float32)
+    new = torch.arange(after, device=like.device, dtype=torch.float32)
+    places = new * ((before - 1) / max(1, after - 1))
+    return (1 - (places[:, None] - old).abs()).clamp(min=0).to(like.dtype)

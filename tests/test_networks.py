@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from networks import NetworkError, build_network
+from networks.dpt import upsample_by_products
 
 TINY = {"encoder": "vit_tiny_patch16_224", "max_depth": 10.0, "decoder_channels": 16}
 
@@ -186,3 +188,21 @@ def test_the_light_uncertainty_decoder_leaves_depth_alone_and_is_a_fraction_of_t
     with torch.no_grad():
         light.uncertainty_head.conv3.bias.add_(1)
     assert torch.equal(light(image).depth, before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((3, 5), (6, 10)), ((4, 1), (7, 3)), ((6, 8), (6, 8))]
+)
+def test_upsampling_by_products_is_bilinear_interpolation(before, after):
+    """Of values and gradients; a constant map stays constant in half precision too."""
+    x = torch.randn(2, 3, *before, dtype=torch.float64, requires_grad=True)
+    upsampled = [
+        upsample_by_products(x, after),
+        F.interpolate(x, size=after, mode="bilinear", align_corners=True),
+    ]
+    torch.testing.assert_close(*upsampled, rtol=0, atol=1e-6)
+    upstream = torch.randn_like(upsampled[0])
+    gradients = [torch.autograd.grad(each, x, upstream)[0] for each in upsampled]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+    half = upsample_by_products(torch.ones(1, 1, *before, dtype=torch.bfloat16), after)
+    torch.testing.assert_close(half.float(), torch.ones(1, 1, *after), rtol=0, atol=2**-7)
