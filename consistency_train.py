@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -29,6 +29,7 @@ from datasets.photometric import Strong
 from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
 from frames import Stream
+from learner import Learner
 from losses import (
     DEPTH_LOSSES,
     depth_consistency,
@@ -42,6 +43,7 @@ from networks import DepthNetwork
 from networks.masking import Tiles, assign_groups, pack_groups
 from networks.predictor import FeaturePredictor
 from pseudo_labels import audit, frames_to_audit, write_views
+from resuming import start_network
 from self_supervision import (
     SELF_SUPERVISED,
     SelfSupervision,
@@ -49,7 +51,7 @@ from self_supervision import (
     describe_sources,
     write_warps,
 )
-from session import Session, start_network
+from session import Session
 from streams import endless_batches, from_cache, open_labels
 from unlabeled import open_unlabeled, unlabeled_batches, unlabeled_size
 from utils.command_line import run_script, training_script
@@ -137,7 +139,10 @@ class ConsistencyStep(nn.Module):
         losses["weight_mass"] = weight.mean()  # not a loss: how much the pseudo labels count
 
         size = labeled["depth"].shape[-2:]
-        truth = {"target": labeled["depth"], "valid_mask": labeled["valid_mask"]}
+        truth = {
+            "target": labeled["depth"], "valid_mask": labeled["valid_mask"],
+            "num_valid": labeled.get("num_valid"),
+        }  # fmt: skip
         if self.labels_strong_view:
             strong = self.network(
                 labeled["strong_image"], tiles["labeled"], with_uncertainty=False
@@ -162,70 +167,74 @@ class ConsistencyStep(nn.Module):
         return {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
 
 
+def build_step(cfg: DotMap, network: DepthNetwork, *, resumed: bool = False) -> ConsistencyStep:
+    """The step that `cfg` describes. `resumed`: a checkpoint will fill all weights."""
+    weights = weights_of(cfg, TERMS, script="consistency_train.py")
+    size = unlabeled_size(cfg, network)
+    return ConsistencyStep(
+        network, weights=weights,
+        supervision=build_self_supervision(cfg, image_size=size, resumed=resumed),
+        small_size=size if cfg.labeled.at_both_sizes else None,
+        **cfg.losses.toDict(),
+    )  # fmt: skip
+
+
 def train(cfg: DotMap) -> None:
     """Run, or finish, the training that `cfg` describes."""
     weights = weights_of(cfg, TERMS, script="consistency_train.py")
-    process = start_process(cfg.run.device)
+    process = start_process(cfg.run.device, timeout_s=cfg.run.timeout_s)
     labeled, validation = open_labels(cfg, process)
     unlabeled = open_unlabeled(cfg, labeled, validation, process)
     audited = open_audited(cfg, unlabeled)
     sources = describe_sources(cfg, unlabeled)
-    network, state = start_network(cfg, process)
-    masked = {"unlabeled": unlabeled_size(cfg, network)}
-    supervision = build_self_supervision(
-        cfg, image_size=masked["unlabeled"], resumed=state is not None
-    )
-    step_module = ConsistencyStep(
-        network, weights=weights, supervision=supervision,
-        small_size=masked["unlabeled"] if cfg.labeled.at_both_sizes else None,
-        **cfg.losses.toDict(),
-    ).to(process.device)  # fmt: skip
-    session = Session(
-        cfg, process=process, state=state, network=network, step_module=step_module,
-        streams={"labeled": labeled, "unlabeled": unlabeled, "validation": validation},
-        images_per_step=cfg.labeled.batch_size + cfg.unlabeled.batch_size,
-    )  # fmt: skip
+    start = start_network(cfg, process)
+    network = start.network
+    step_module = build_step(cfg, network, resumed=start.state is not None).to(process.device)
+    supervision = step_module.self_supervision
+    streams = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation}
+    run = {"process": process, "start": start}
+    learner = Learner(cfg, step_module=step_module, trained=("labeled", "unlabeled"), **run)
+    session = Session(cfg, learner=learner, streams=streams, **run)
     if sources is not None:
         session.log.say(sources)
-    teacher = session.averaged.network if cfg.train.teacher == "average" else network
-    batches = open_batches(cfg, labeled, unlabeled, network, session.first_step, process)
+    teacher = learner.averaged.network if cfg.train.teacher == "average" else network
+    batches = open_batches(cfg, labeled, unlabeled, network, learner.progress.samples, process)
+    masked = {"unlabeled": unlabeled_size(cfg, network)}
     if weights["strong_depth"]:
         masked["labeled"] = network.image_size
     num_tokens = {name: math.prod(network.encoder.grid(size)) for name, size in masked.items()}
     check = partial(audit, unlabeled[0], audited, teacher, process) if audited else None
-    forward = session.accelerated(step_module)
+    forward = learner.accelerated(step_module)
 
-    for step in range(session.first_step, cfg.train.num_steps):
-        with session.speed.waiting():
-            batch = {name: next(stream) for name, stream in batches.items()}
-        batch = {name: colour_views(views) for name, views in batch.items()}
-        groups = {
-            name: draw_groups(cfg, name, batch[name]["sample_number"], num_tokens=count)
-            for name, count in num_tokens.items()
-        }
-        tiles = {
-            name: pack_groups(drawn, num_prefix=network.encoder.num_prefix).to(process.device)
-            for name, drawn in groups.items()
-        }
-        with session.forward_pass(step):
-            losses = forward(batch["labeled"], batch["unlabeled"], tiles, teacher)
-        notes = {name: losses.pop(name) for name in NOTES if name in losses}
-        share = ramp(step, ramp_steps=cfg.schedule.consistency_ramp_steps)
-        total = weighted_sum(
-            losses, {k: w * share if k in RAMPED else w for k, w in weights.items()}
-        )
-        session.learn(step, total, *batch.values())
-        session.log_losses(step + 1, {**losses, "total": total, **notes})
-        shown = {"num_images": cfg.samples.num_images}
-        plain = batch["unlabeled"]
-        draw = {"views": partial(
-            write_views, plain, groups["unlabeled"], network, teacher, **shown
-        )}  # fmt: skip
-        if supervision is not None:
-            draw["warps"] = partial(write_warps, supervision, plain, network, **shown)
-        session.validate_save_draw(step + 1, audit=check, draw=draw)
-
-    session.close()
+    with session.running(audit=check):
+        for step in range(learner.first_step, cfg.train.num_steps):
+            share = ramp(step, ramp_steps=cfg.schedule.consistency_ramp_steps)
+            shares = {k: w * share if k in RAMPED else w for k, w in weights.items()}
+            for fetched in learner.passes(batches):
+                batch = {name: colour_views(views) for name, views in fetched.items()}
+                groups = {
+                    name: draw_groups(cfg, name, batch[name]["sample_number"], num_tokens=count)
+                    for name, count in num_tokens.items()
+                }
+                num_prefix = network.encoder.num_prefix
+                tiles = {
+                    name: pack_groups(drawn, num_prefix=num_prefix).to(process.device)
+                    for name, drawn in groups.items()
+                }
+                with learner.forward_pass(step):
+                    losses = forward(batch["labeled"], batch["unlabeled"], tiles, teacher)
+                notes = {name: losses.pop(name) for name in NOTES if name in losses}
+                total = weighted_sum(losses, shares)
+                learner.backward(step, total, losses | notes, batch)
+            learner.learn(step)
+            session.log_losses(step + 1)
+            plain, shown = batch["unlabeled"], {"num_images": cfg.samples.num_images}
+            draw = {"views": partial(
+                write_views, plain, groups["unlabeled"], network, teacher, **shown
+            )}  # fmt: skip
+            if supervision is not None:
+                draw["warps"] = partial(write_warps, supervision, plain, network, **shown)
+            session.draw_validate_save(step + 1, draw=draw)
 
 
 def open_audited(cfg: DotMap, unlabeled: Stream) -> list[int]:
@@ -241,12 +250,12 @@ def open_batches(
     labeled: Stream,
     unlabeled: Stream,
     network: DepthNetwork,
-    first_step: int,
+    samples: Mapping[str, int],
     process: Process,
 ) -> dict[str, Iterator[dict]]:
-    """The two endless streams of batches, by name."""
+    """The two endless streams of batches, by name, from sample number `samples` on."""
     strong = Strong(**cfg.strong.toDict())
-    place = {"first_step": first_step, "process": process}
+    place = {"samples": samples, "process": process}
     view = partial(
         labeled_view, image_size=network.image_size, depth_size=labeled[0].depth_size,
         max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),

@@ -39,10 +39,11 @@ from utils.config import ConfigError
 from utils.ledger import append_to_ledger
 from utils.metrics import DepthMetrics, MetricsError
 from utils.processes import DeviceError, DisagreementError
+from utils.run_lock import RunFolderError
 
 USER_ERRORS = (
     ConfigError, DataError, NetworkError, CheckpointError, DeviceError, DisagreementError,
-    MetricsError,
+    MetricsError, RunFolderError,
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from datasets import DataError
 from datasets.colours import as_image
-from datasets.loading import one_thread
+from datasets.loading import start_worker
 from datasets.pool import candidates, lines_of, same_place
 from datasets.protocol import MIN_DEPTH
 from datasets.splits import frame_ids_at
@@ -62,7 +62,7 @@ def score_frames(
     batches = DataLoader(
         list(indices), batch_size=cfg.evaluation.batch_size, num_workers=cfg.train.num_workers,
         collate_fn=partial(pictures, dataset=dataset, image_size=network.image_size),
-        pin_memory=device.type == "cuda", worker_init_fn=one_thread,
+        pin_memory=device.type == "cuda", worker_init_fn=start_worker,
     )  # fmt: skip
     scores: list[float] = []
     with tqdm(total=len(indices), unit="frame") as progress:

@@ -5,7 +5,7 @@ Both scripts use it; plain images are opened in unlabeled.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from dotmap import DotMap
@@ -71,16 +71,19 @@ def endless_batches(
     stream: Stream,
     view: Callable[..., dict],
     *,
-    first_step: int,
+    samples: Mapping[str, int],
     process: Process,
 ) -> Iterator[dict]:
     """Endless batches, on the device, of the stream that the section `name` describes.
 
     For `colour_views`, which makes of them what a step takes. Order and augmentation follow from
     seed, stream and the sample's number alone.
+
+    Args:
+        samples: by stream, how many were drawn before by all processes.
     """
     dataset, indices = stream
-    samples = TrainingSamples(
+    drawn = TrainingSamples(
         dataset,
         view=view,
         generator_for=partial(seeded, cfg.run.seed, f"{name} view"),
@@ -89,11 +92,12 @@ def endless_batches(
     order = SampleOrder(
         indices,
         batch_size=cfg[name].batch_size,
-        first_step=first_step,
+        first_sample=samples[name],
         generator_for=partial(seeded, cfg.run.seed, f"{name} order"),
         rank=process.rank,
         world_size=process.world_size,
     )
     return training_batches(
-        samples, order, num_workers=cfg.train.num_workers, device=process.device
-    )
+        drawn, order, num_workers=cfg.train.num_workers, device=process.device,
+        timeout_s=cfg.train.worker_timeout_s,
+    )  # fmt: skip

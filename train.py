@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from datasets.colours import colour_views
 from datasets.views import Jitter, labeled_view
 from evaluate import USER_ERRORS
+from learner import Learner
 from losses import supervised_losses, weighted_sum
 from networks import DepthNetwork
+from resuming import start_network
 from self_supervision import (
     SELF_SUPERVISED,
     SelfSupervision,
@@ -28,7 +30,7 @@ from self_supervision import (
     describe_sources,
     write_warps,
 )
-from session import Session, start_network
+from session import Session
 from streams import endless_batches, from_cache, open_labels
 from unlabeled import open_unlabeled, unlabeled_batches, unlabeled_size
 from utils.command_line import run_script, training_script
@@ -64,7 +66,8 @@ class SupervisedStep(nn.Module):
         losses = supervised_losses(
             depth=output.depth, log_uncertainty=output.log_uncertainty,
             target=labeled["depth"], valid_mask=labeled["valid_mask"],
-            depth_loss=self.depth_loss, tolerated_error=self.tolerated_error,
+            num_valid=labeled.get("num_valid"), depth_loss=self.depth_loss,
+            tolerated_error=self.tolerated_error,
         )  # fmt: skip
         if self.self_supervision is not None:
             plain = self.network(unlabeled["weak_image"], with_uncertainty=False)
@@ -72,58 +75,66 @@ class SupervisedStep(nn.Module):
         return losses
 
 
+def build_step(cfg: DotMap, network: DepthNetwork, *, resumed: bool = False) -> SupervisedStep:
+    """The step that `cfg` describes. `resumed`: a checkpoint will fill all weights."""
+    supervision = build_self_supervision(
+        cfg, image_size=unlabeled_size(cfg, network), resumed=resumed
+    )
+    return SupervisedStep(
+        network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error,
+        supervision=supervision,
+    )  # fmt: skip
+
+
 def train(cfg: DotMap) -> None:
     """Run, or finish, the training that `cfg` describes."""
     weights = weights_of(cfg, TERMS, script="train.py")
-    process = start_process(cfg.run.device)
+    process = start_process(cfg.run.device, timeout_s=cfg.run.timeout_s)
     labeled, validation = open_labels(cfg, process)
     streams = {"labeled": labeled, "validation": validation}
     if weights["photometric"]:
         streams["unlabeled"] = open_unlabeled(cfg, labeled, validation, process)
         sources = describe_sources(cfg, streams["unlabeled"])
-    network, state = start_network(cfg, process)
-    supervision = build_self_supervision(
-        cfg, image_size=unlabeled_size(cfg, network), resumed=state is not None
-    )
-    step_module = SupervisedStep(
-        network, depth_loss=cfg.losses.depth_loss, tolerated_error=cfg.losses.tolerated_error,
-        supervision=supervision,
-    ).to(process.device)  # fmt: skip
-    session = Session(
-        cfg, process=process, state=state, network=network, step_module=step_module,
-        streams=streams,
-        images_per_step=sum(cfg[name].batch_size for name in streams if name != "validation"),
-    )  # fmt: skip
+    start = start_network(cfg, process)
+    network = start.network
+    step_module = build_step(cfg, network, resumed=start.state is not None).to(process.device)
+    supervision = step_module.self_supervision
+    trained = [name for name in streams if name != "validation"]
+    run = {"process": process, "start": start}
+    learner = Learner(cfg, step_module=step_module, trained=trained, **run)
+    session = Session(cfg, learner=learner, streams=streams, **run)
     view = partial(
         labeled_view, image_size=network.image_size, depth_size=labeled[0].depth_size,
         max_depth=network.max_depth, augmentation=Jitter(**cfg.augmentation.toDict()),
     )  # fmt: skip
-    place = {"first_step": session.first_step, "process": process}
+    place = {"samples": learner.progress.samples, "process": process}
     kept = from_cache(cfg, labeled, image_size=network.image_size)
-    batches = [endless_batches(cfg, "labeled", kept, view, **place)]
+    batches = {"labeled": endless_batches(cfg, "labeled", kept, view, **place)}
     if supervision is not None:
         session.log.say(sources)
-        batches.append(unlabeled_batches(cfg, streams["unlabeled"], network, strong=None, **place))
-    forward = session.accelerated(step_module)
+        batches["unlabeled"] = unlabeled_batches(
+            cfg, streams["unlabeled"], network, strong=None, **place
+        )
+    forward = learner.accelerated(step_module)
 
-    for step in range(session.first_step, cfg.train.num_steps):
-        with session.speed.waiting():
-            batch = [next(stream) for stream in batches]
-        batch = [colour_views(views) for views in batch]
-        with session.forward_pass(step):
-            losses = forward(*batch)
-        notes = {name: losses.pop(name) for name in NOTES if name in losses}
-        total = weighted_sum(losses, weights)
-        session.learn(step, total, *batch)
-        session.log_losses(step + 1, {**losses, "total": total, **notes})
-        draw = {}
-        if supervision is not None:
-            draw["warps"] = partial(
-                write_warps, supervision, batch[-1], network, num_images=cfg.samples.num_images
-            )
-        session.validate_save_draw(step + 1, draw=draw)
-
-    session.close()
+    with session.running():
+        for step in range(learner.first_step, cfg.train.num_steps):
+            for fetched in learner.passes(batches):
+                batch = {name: colour_views(views) for name, views in fetched.items()}
+                with learner.forward_pass(step):
+                    losses = forward(**batch)
+                notes = {name: losses.pop(name) for name in NOTES if name in losses}
+                total = weighted_sum(losses, weights)
+                learner.backward(step, total, losses | notes, batch)
+            learner.learn(step)
+            session.log_losses(step + 1)
+            draw = {}
+            if supervision is not None:
+                draw["warps"] = partial(
+                    write_warps, supervision, batch["unlabeled"], network,
+                    num_images=cfg.samples.num_images,
+                )  # fmt: skip
+            session.draw_validate_save(step + 1, draw=draw)
 
 
 def main(arguments: list[str] | None = None) -> int:

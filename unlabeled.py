@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from dotmap import DotMap
@@ -53,7 +53,7 @@ def unlabeled_batches(
     network: DepthNetwork,
     *,
     strong: Strong | None,
-    first_step: int,
+    samples: Mapping[str, int],
     process: Process,
 ) -> Iterator[dict]:
     """Endless batches of `unlabeled_view`; with sources where the configuration asks for them."""
@@ -66,5 +66,5 @@ def unlabeled_batches(
         unlabeled_view, augmentation=Jitter(**cfg.augmentation.toDict()), strong=strong, **shape
     )
     return endless_batches(
-        cfg, "unlabeled", (dataset, indices), view, first_step=first_step, process=process
+        cfg, "unlabeled", (dataset, indices), view, samples=samples, process=process
     )

@@ -126,7 +126,12 @@ def open_and_load(cfg: DotMap, stages: dict[str, Any]) -> None:
     opened = stage(stages, "open_unlabeled", lambda: open_unlabeled(cfg, *labels, process))
     stage(stages, "1,000 batches of 56 drawn", lambda: drawn(opened[1]))
     batches = unlabeled_batches(
-        cfg, opened, network, strong=Strong(**cfg.strong.toDict()), first_step=0, process=process
+        cfg,
+        opened,
+        network,
+        strong=Strong(**cfg.strong.toDict()),
+        samples={"unlabeled": 0},
+        process=process,
     )
     stage(stages, "first batch of a loader", lambda: next(batches))
     stage(stages, "20 more batches of a loader", lambda: [next(batches) for _ in range(20)])
@@ -140,7 +145,7 @@ def open_and_load(cfg: DotMap, stages: dict[str, Any]) -> None:
 def drawn(indices: Any) -> list[Any]:
     """The first 1,000 batches of indices."""
     order = SampleOrder(
-        indices, batch_size=BATCH, first_step=0, generator_for=partial(seeded, 0, "order")
+        indices, batch_size=BATCH, first_sample=0, generator_for=partial(seeded, 0, "order")
     )
     return list(itertools.islice(order, 1000))
 

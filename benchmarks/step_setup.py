@@ -23,7 +23,7 @@ from consistency_train import ConsistencyStep
 from losses import weighted_sum
 from networks import DepthNetwork, build_network
 from networks.masking import assign_groups, pack_groups
-from utils.optimization import autocast, build_optimizer, update
+from utils.optimization import autocast, backward, build_optimizer, update
 from utils.seeding import seeded
 
 TERMS = ("depth", "uncertainty", "depth_consistency", "feature_consistency")
@@ -191,7 +191,9 @@ class TimedStep:
             total = total_loss(self.step, self.batch, self.distributed)
         self._mark()
         if self.is_ours:
-            update(total, self.optimizer, self.scaler, max_grad_norm=MAX_GRAD_NORM)
+            self.optimizer.zero_grad(set_to_none=True)
+            backward(total, self.scaler)
+            update(self.optimizer, self.scaler, max_grad_norm=MAX_GRAD_NORM)
         else:
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .frame import DataError, Frame
-from .loading import MAX_REPLACED_SHARE, one_thread
+from .loading import MAX_REPLACED_SHARE, start_worker
 from .views import RESIZED_BY, placed
 
 FORMAT_VERSION = 1
@@ -167,7 +167,7 @@ def _build(
             raise OSError(f"{needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free")
         intrinsics, broken = np.full((len(frames), 3, 3), np.nan), {}
         decoded = DataLoader(
-            frames, batch_size=None, num_workers=num_workers, worker_init_fn=one_thread,
+            frames, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker,
             collate_fn=_as_it_is,
         )  # fmt: skip
         progress = tqdm(decoded, total=len(frames), unit="frame", desc=f"caching in {cache.parent}")

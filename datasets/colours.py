@@ -126,9 +126,13 @@ def colour_views(batch: Mapping[str, Any]) -> dict[str, Any]:
         rest["source_images"] = as_image(rest.pop("source_pictures"))
     if "depth" not in rest:
         return {"weak_image": weak, **rest}
-    reach = rest.pop("max_depth")[:, None, None, None]
-    valid_mask = (rest["depth"] > 0) & (rest["depth"] < reach)
+    valid_mask = valid_pixels(rest["depth"], rest.pop("max_depth"))
     return {"image": weak, "valid_mask": valid_mask, **rest}
+
+
+def valid_pixels(depth: Tensor, max_depth: Tensor) -> Tensor:
+    """(B, 1, H, W) bool: measured, and nearer than the network's reach `max_depth` (B,), metres."""
+    return (depth > 0) & (depth < max_depth[:, None, None, None])
 
 
 def as_image(picture: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -124,9 +127,18 @@ class EvaluationFrames(Dataset):
 
 
 def training_batches(
-    samples: TrainingSamples, order: SampleOrder, *, num_workers: int, device: torch.device
+    samples: TrainingSamples,
+    order: SampleOrder,
+    *,
+    num_workers: int,
+    device: torch.device,
+    timeout_s: float = 0.0,
 ) -> Iterator[dict]:
-    """Endless iterator of collated batches, see `on_device`; for `colours.colour_views`."""
+    """Endless iterator of collated batches, see `on_device`; for `colours.colour_views`.
+
+    Args:
+        timeout_s: seconds to wait for a batch of a loader process, then RuntimeError; 0 = for ever.
+    """
     loader = DataLoader(
         samples,
         batch_sampler=order,
@@ -134,7 +146,8 @@ def training_batches(
         pin_memory=device.type == "cuda",
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=one_thread,
+        worker_init_fn=start_worker,
+        timeout=timeout_s if num_workers else 0,
     )
     return on_device(iter(loader), device)  # its processes start now
 
@@ -183,7 +196,7 @@ def evaluation_batches(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate_evaluation,
-        worker_init_fn=one_thread,
+        worker_init_fn=start_worker,
     )
 
 
@@ -192,6 +205,13 @@ def _collate_evaluation(entries: list[dict]) -> dict:
     return {**lists, "image": default_collate(lists["image"])}
 
 
-def one_thread(_: int) -> None:
-    """For `worker_init_fn` of a loader."""
+def start_worker(_: int) -> None:
+    """For `worker_init_fn` of a loader: one thread, and no ear for signals.
+
+    A Ctrl-C or SLURM's signal reaches every process; those of the loader go on until their parent,
+    which finishes its step and saves, ends them. SIGUSR2 prints where one of them is.
+    """
     torch.set_num_threads(1)  # the loader's processes share the cores with the step
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR2, all_threads=True, file=sys.__stderr__)

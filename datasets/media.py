@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from datasets.colours import as_image
-from datasets.frame import DataError, decode_picture
+from datasets.frame import DEEP_MODES, DataError, decode_picture
 from datasets.images import SUFFIXES, pictures_below
 from datasets.prediction_files import png_names
 from datasets.views import resized
@@ -27,7 +27,6 @@ from datasets.views import resized
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 )
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's single-channel, over 8 bits
 ASPECT_TOLERANCE = 0.1  # a picture stretched by more than this is worth a word
 
 

@@ -26,6 +26,7 @@ def read_names(
 ) -> Names:
     """Names in a list of pictures below `root`, one a line, in file order; names may have spaces.
 
+    A name that begins with `#` or a blank is written with `./` before it.
     A list of more than `in_memory` bytes stays on disk if its lines are names as they stand. Blank
     or comment lines behind the first name, CRLF line ends, or a path like `a//b` make a copy of all
     names in memory. `at_once`: bytes that are looked at together.
@@ -47,6 +48,8 @@ def read_names(
         names = ListedNames.mapped(path, begin, end)
     else:
         names = ListedNames.of(names for _, names in parts())
+    if not names:  # comments alone, behind blanks that `_first_name` does not know
+        raise DataError(f"split list {path} names no frames; remove it or fill it")
     _refuse_repeats(names, path)
     return names
 
@@ -106,12 +109,13 @@ def _are_names(part: bytes) -> bool:
 
     Sure are names that start and end with a visible ASCII sign, no `/`, `.` or `#`, which is most.
     """
-    if any(word in part for word in (b"\0", b"\\", b"//", b"/.")) or not part.endswith(b"\n"):
+    odd = (b"\0", b"\\", b"//", b"/.", _BOM)
+    if any(word in part for word in odd) or not part.endswith(b"\n"):
         return False
     signs = np.frombuffer(part, np.uint8)
     ends = np.flatnonzero(signs == ord("\n"))
     starts = np.concatenate([[0], ends[:-1] + 1])
-    if (starts == ends).any():
+    if (starts == ends).any() or (ends - starts).max() > splits.MAX_WORD:
         return False
     sure = (np.arange(256) > ord(" ")) & (np.arange(256) < 0x7F)
     sure[[ord(sign) for sign in "/.#"]] = False
@@ -123,9 +127,12 @@ def _parsed(text: str, number: int, *, root: Path, path: Path) -> bytes:
     """The names in lines of which the first has `number`, each with its newline."""
     names = []
     for line_number, line in enumerate(text.split("\n"), start=number):
-        for word in splits.split_line(line, "\n", where=f"{path}, line {line_number}"):
+        where = f"{path}, line {line_number}"
+        for word in splits.split_line(line, "\n", where=where):
             names.append(str(PurePosixPath(word)))
             splits.inside(root, names[-1], source=path)
+            if names[-1] != names[-1].rstrip():
+                raise DataError(f"{where}: {word!r} ends with a blank; rename the picture")
     return "".join(f"{name}\n" for name in names).encode()
 
 

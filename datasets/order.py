@@ -64,12 +64,12 @@ class SampleOrder:
     processes, or where the run was resumed; lists shorter than a batch simply wrap around.
 
     Yields lists of (sample number, frame index), one list a batch. Process `rank` of `world_size`
-    takes its own consecutive share of each step's samples.
+    takes its own consecutive share of the samples that all take at a time.
 
     Args:
         indices: frames to draw from; kept as they are, not copied.
-        batch_size: samples per step and process.
-        first_step: step to start at.
+        batch_size: samples per batch and process.
+        first_sample: number to start at: how many samples all processes had before.
         generator_for: pass number -> generator that shuffles this pass.
     """
 
@@ -78,7 +78,7 @@ class SampleOrder:
         indices: Sequence[int],
         *,
         batch_size: int,
-        first_step: int,
+        first_sample: int,
         generator_for: Callable[[int], torch.Generator],
         rank: int = 0,
         world_size: int = 1,
@@ -87,17 +87,16 @@ class SampleOrder:
             raise DataError("no frames to draw from: the list is empty")
         self.indices = indices
         self.batch_size = batch_size
-        self.first_step = first_step
+        self.first_sample = first_sample
         self.generator_for = generator_for
         self.rank = rank
         self.world_size = world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self.first_step
+        start = self.first_sample + self.rank * self.batch_size
         count = len(self.indices)
         current, order = -1, None  # pass number, its order
         while True:
-            start = (step * self.world_size + self.rank) * self.batch_size
             batch = []
             for number in range(start, start + self.batch_size):
                 which_pass, place = divmod(number, count)
@@ -105,4 +104,4 @@ class SampleOrder:
                     current, order = which_pass, Shuffle(count, self.generator_for(which_pass))
                 batch.append((number, int(self.indices[order[place]])))
             yield batch
-            step += 1
+            start += self.world_size * self.batch_size

@@ -6,6 +6,7 @@ Ours. Lists are text, one frame a line; paths in them are relative and stay insi
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -19,6 +20,8 @@ from datasets.names import Names
 from datasets.sorting import sorted_places, sorted_sha256
 
 NUM_NAMED = 5  # how many culprits a message names before it only counts
+MAX_WORD = 4096  # characters: no path is longer
+BAD_SIGNS = {"\0": "NUL byte", "\\": "backslash", "\ufeff": "byte-order mark"}  # in a line
 MAX_LOOKED_AT = 100_000  # frames of a split whose files are asked for before the first step
 
 
@@ -30,13 +33,13 @@ def find_list(root: str | Path, split: str) -> Path | None:
     """
     if split.endswith((".txt", ".csv")):
         path = Path(split)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
             raise DataError(f"split list {path}: no such file (looked in {Path.cwd()})")
         return path
     # a name is joined to the root, so it may not walk out of it
     for folder in ("splits", "."):
         path = inside(root, f"{folder}/{split}.txt")
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return None
 
@@ -48,11 +51,11 @@ def read_list(
 
     Blank lines, lines that start with `#`, a byte-order mark and CRLF line ends are tolerated.
     `columns` are the allowed column counts (None: any); `separator` None splits at white space.
-    Raises DataError, naming file and line, on NUL, backslash, a wrong column count, a repeated
-    line, or a file that is empty or not UTF-8.
+    Raises DataError, naming file and line, on what `split_line` refuses, a wrong column count, a
+    repeated line, or a file that is empty or not UTF-8.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"split list {path}: no such file") from None
     except (UnicodeDecodeError, OSError) as error:
@@ -68,11 +71,11 @@ def read_list(
             allowed = " or ".join(str(count) for count in sorted(columns))
             raise DataError(
                 f"{path}, line {number}: {len(words)} columns where {allowed} are expected: "
-                f"{line.strip()!r}"
+                f"{shown(line)}"
             )
         if (earlier := first_seen.setdefault(tuple(words), number)) != number:
             raise DataError(
-                f"{path}, line {number}: repeats line {earlier} ({line.strip()!r}); remove one"
+                f"{path}, line {number}: repeats line {earlier} ({shown(line)}); remove one"
             )
         rows.append(words)
     if not rows:
@@ -81,21 +84,34 @@ def read_list(
 
 
 def split_line(line: str, separator: str | None, *, where: str) -> list[str]:
-    """Words of one line; none for a blank or comment line. Raises DataError on NUL or backslash."""
-    line = line.strip(" \t\r")
+    """Words of one line; none for a blank or comment line.
+
+    Raises DataError on NUL, backslash, a byte-order mark (of a second list pasted behind the
+    first), or a word that is longer than any path.
+    """
+    line = line.strip()
     if not line or line.startswith("#"):
         return []
-    if "\0" in line or "\\" in line:
-        bad = "NUL byte" if "\0" in line else "backslash"
-        raise DataError(f"{where}: {bad} in {line!r}; paths in lists use forward slashes")
-    words = line.split(separator)
-    return [word.strip() for word in words] if separator else words
+    if bad := [name for sign, name in BAD_SIGNS.items() if sign in line]:
+        raise DataError(f"{where}: {bad[0]} in {shown(line)}; paths in lists use forward slashes")
+    words = [word.strip() for word in line.split(separator)]
+    if max(map(len, words)) > MAX_WORD:
+        raise DataError(f"{where}: more than {MAX_WORD} characters without a break: {shown(line)}")
+    return words
+
+
+def shown(line: str) -> str:
+    """A line as messages quote it: without the blanks around it, and not all of a long one."""
+    line = line.strip()
+    return repr(line if len(line) <= 300 else f"{line[:300]}...")
 
 
 def inside(root: str | Path, relative: str, *, source: Path | None = None) -> Path:
     """`root / relative`, refused unless it stays under `root`; `source` is the list that names it.
 
-    The check is lexical, so a root, a folder or a file that is a symbolic link is followed.
+    The check is lexical. Symbolic links are followed, also out of the root: who has the disk full
+    links drives, or single files, from another one, and a list can name links but not make them.
+    Pictures are told apart by where their links lead, see `leakage`.
     Raises DataError on an empty or absolute path, a drive letter, `..`, NUL or backslash.
     """
     parts = PurePosixPath(relative).parts
@@ -232,7 +248,7 @@ def check_files(
         for role in paths if roles is None else roles:
             if role not in paths:
                 missing.append(f"{role} of {frame_id!r} (the data has none for it)")
-            elif not paths[role].is_file():
+            elif not os.path.isfile(paths[role]):
                 missing.append(f"{role} {paths[role]}")
     if missing:
         of_them = f"{len(dataset)} frames" + some * f", {len(checked)} of them checked"

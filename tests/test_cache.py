@@ -55,7 +55,7 @@ def batches_of(dataset, indices, view, *, workers=0, steps=4):
         dataset, view=view, generator_for=partial(seeded, 0, "v"), replacements=indices
     )
     order = SampleOrder(
-        indices, batch_size=3, first_step=0, generator_for=partial(seeded, 0, "order")
+        indices, batch_size=3, first_sample=0, generator_for=partial(seeded, 0, "order")
     )
     loaded = training_batches(samples, order, num_workers=workers, device=torch.device("cpu"))
     return list(itertools.islice(loaded, steps))

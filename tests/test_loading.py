@@ -59,12 +59,13 @@ class Frames:
         }
 
 
-def batches(frames, *, workers=0, steps=6, first_step=0, replacements=None, view=VIEW, size=3):
+def batches(frames, *, workers=0, steps=6, first_sample=0, replacements=None, view=VIEW, size=3):
     """What the steps would take."""
     samples = TrainingSamples(frames, view=view, generator_for=DRAWS, replacements=replacements)
     chosen = SampleOrder(
-        range(len(frames.frame_ids)), batch_size=size, first_step=first_step, generator_for=SHUFFLE
-    )
+        range(len(frames.frame_ids)), batch_size=size, first_sample=first_sample,
+        generator_for=SHUFFLE,
+    )  # fmt: skip
     loaded = training_batches(samples, chosen, num_workers=workers, device=CPU)
     return [colour_views(batch) for batch in itertools.islice(loaded, steps)]
 
@@ -81,7 +82,7 @@ def test_batches_do_not_depend_on_the_number_of_workers_or_on_where_one_starts()
     assert {"image", "strong_image", "depth", "valid_mask"} <= reference[0].keys()
     for one, same in zip(reference, batches(frames, workers=2), strict=True):
         check_same(one, same)
-    for one, same in zip(reference[3:], batches(frames, steps=3, first_step=3), strict=True):
+    for one, same in zip(reference[3:], batches(frames, steps=3, first_sample=9), strict=True):
         check_same(one, same)
 
 
@@ -127,7 +128,7 @@ def test_on_a_cpu_batches_pass_as_they_are():
 def test_on_a_gpu_nobody_waits_and_the_colours_are_those_of_the_cpu():
     frames, device = Frames(5), torch.device("cuda")
     samples = TrainingSamples(frames, view=VIEW, generator_for=DRAWS)
-    order = SampleOrder(range(5), batch_size=3, first_step=0, generator_for=SHUFFLE)
+    order = SampleOrder(range(5), batch_size=3, first_sample=0, generator_for=SHUFFLE)
     loaded = training_batches(samples, order, num_workers=0, device=device)
     found = []
     for _ in range(6):

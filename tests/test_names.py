@@ -97,6 +97,7 @@ LISTS = {
     "hidden": b".a/1.jpg\nb/.2.jpg\n.../3\n4.\n",
     "scripts": "街/ß.jpg\na/ü\u2028x.jpg\nå\n".encode(),
     "one letter": b"a\nb\nc",
+    "signs of comments": b"./#a.jpg\n./ b.jpg\n\x0b# a comment\nc#\n",
     "colons": b"a/b:c.jpg\nabc:d\n",
 }
 
@@ -121,6 +122,10 @@ def test_a_list_of_names_is_read_as_any_other_list(tmp_path, name, in_memory):
         (b"\xef\xbb\xbf\n# nothing\n", "names no frames"),
         (b"# first\na\nc\0 d\n", "list.txt, line 3: NUL byte"),
         (b"a\n\nb\\c\n", "list.txt, line 3: backslash"),
+        (b"a\n\xef\xbb\xbfb\n", "list.txt, line 2: byte-order mark"),
+        (b"a\nb /\n", r"list.txt, line 2: 'b /' ends with a blank"),
+        (b"a\n" + b"b" * 5000 + b"\n", "list.txt, line 2: more than 4096 characters"),
+        (b"\x0b# nothing\n", "names no frames"),
         (b"a\n\xff\xfe\xd8\n", "list.txt: cannot be read as UTF-8"),
         (b"a\n../b\n", r"list\.txt: path '\.\./b' is refused"),
         (b"a\nb/../../c\n", "list.txt: path .* never leave it"),

@@ -16,9 +16,9 @@ from utils.seeding import seeded
 SHUFFLE = partial(seeded, 0, "order")
 
 
-def order(indices, *, batch_size=3, first_step=0, rank=0, world_size=1, steps=20):
+def order(indices, *, batch_size=3, first_sample=0, rank=0, world_size=1, steps=20):
     batches = SampleOrder(
-        indices, batch_size=batch_size, first_step=first_step, generator_for=SHUFFLE, rank=rank,
+        indices, batch_size=batch_size, first_sample=first_sample, generator_for=SHUFFLE, rank=rank,
         world_size=world_size,
     )  # fmt: skip
     return list(itertools.islice(batches, steps))
@@ -43,7 +43,7 @@ def test_the_kth_sample_does_not_depend_on_the_batch_size():
 
 
 def test_starting_at_a_step_equals_having_run_up_to_it():
-    assert order(range(7), steps=20)[13:] == order(range(7), first_step=13, steps=7)
+    assert order(range(7), steps=20)[13:] == order(range(7), first_sample=13 * 3, steps=7)
 
 
 def test_processes_share_each_step_without_overlap():

@@ -213,7 +213,7 @@ def test_the_crop_of_the_configuration_reaches_the_batches(tiny, streets):
         stream = Synthetic(streets, "train"), [0]
         process = Process(rank=0, world_size=1, device=torch.device("cpu"))
         batches = unlabeled_batches(
-            cfg, stream, small_network(), strong=None, first_step=0, process=process
+            cfg, stream, small_network(), strong=None, samples={"unlabeled": 0}, process=process
         )
         batch = next(batches)
         assert torch.equal(batch["intrinsics"], batch["source_intrinsics"][:, 0])

@@ -35,6 +35,7 @@ def test_a_list_path_that_does_not_exist_is_refused(tmp_path):
 
 
 def test_a_split_name_cannot_walk_out_of_the_root(tmp_path):
+    """(row 41)"""
     write_list(tmp_path / "secret.txt", ["a"])
     root = tmp_path / "data"
     root.mkdir()
@@ -55,6 +56,9 @@ def test_bom_crlf_blank_and_comment_lines_are_tolerated(tmp_path):
         (b"a b\n\nc\n", "line 3: 1 columns where 2 or 3"),
         (b"a b\nc\0 d\n", "line 2: NUL byte"),
         (b"a\\b c\n", "line 1: backslash"),
+        (b"a b\n\xef\xbb\xbfc d\n", "line 2: byte-order mark"),
+        (b"a b\rc d\r", "line 1: 4 columns where 2 or 3"),
+        (b"a " + b"b" * 5000, "line 1: more than 4096 characters"),
         (b"\n# nothing\n", "names no frames"),
         (b"", "names no frames"),
         (b"\xff\xfe\xd8\x00", "cannot be read as UTF-8"),
@@ -78,6 +82,7 @@ def test_a_comma_separated_list_keeps_spaces_in_names(tmp_path):
     ["/etc/passwd", "../x.png", "a/../../x.png", "a/..", "", ".", "C:/x.png", "a\\b.png", "a\0b"],
 )
 def test_a_path_that_leaves_the_root_is_refused(tmp_path, path):
+    """(row 41) Traversal, absolute, empty, a drive letter, backslash and NUL."""
     with pytest.raises(DataError, match="relative to the data root"):
         splits.inside(tmp_path, path)
 
@@ -87,6 +92,35 @@ def test_a_path_inside_the_root_is_joined_to_it_also_through_a_link(tmp_path):
     root = tmp_path / "root"
     root.symlink_to(tmp_path / "disk")
     assert splits.inside(root, "scene/./x..png") == root / "scene" / "x..png"
+
+
+def test_links_of_the_user_are_followed_but_never_back_out_of_the_root(tmp_path):
+    """(row 41) Drives and single files are linked from other disks, and a list makes no links.
+
+    Beyond a link `..` is another folder than it looks, and is refused as everywhere.
+    """
+    picture = write_picture(tmp_path / "disk/scene/1.png", (4, 4))
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "scene").symlink_to(picture.parent)
+    (root / "one.png").symlink_to(picture)
+    write_list(root / "train.txt", ["scene/1.png", "one.png"])
+    dataset = RgbdList(root, "train", depth_scale=1000)
+    splits.check_files(dataset)
+    assert [dataset.frame(index).image.size for index in (0, 1)] == [(4, 4), (4, 4)]
+    write_list(root / "train.txt", ["scene/../scene/1.png"])
+    with pytest.raises(DataError, match=r"train\.txt: path .* never leave it"):
+        RgbdList(root, "train", depth_scale=1000)
+
+
+def test_names_that_no_disk_can_hold_are_missing_files(tmp_path):
+    for name in ("x" * 300, "x/" * 3000 + "y"):
+        with pytest.raises(DataError, match="no such file"):
+            splits.find_list(tmp_path, f"{name}.txt")
+        assert splits.find_list(tmp_path, name) is None
+    dataset = RgbdList(tmp_path, str(write_list(tmp_path / "a.txt", ["x" * 300])), depth_scale=1)
+    with pytest.raises(DataError, match=r"^1 files of this split"):
+        splits.check_files(dataset)
 
 
 def test_the_hash_of_a_list_is_that_of_its_sorted_ids():
@@ -178,6 +212,7 @@ def test_a_balanced_budget_of_all_frames_keeps_the_list():
 
 
 def test_missing_files_are_counted_and_the_first_five_named(tmp_path):
+    """(row 40)"""
     rgbd_tree(tmp_path, scenes={"desk": 8, "hall": 1})
     dataset = RgbdList(tmp_path, "train", depth_scale=1000)
     splits.check_files(dataset)

@@ -25,15 +25,21 @@ class WeightAverage:
         return self.trained if self.average is None else self.average
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights as they are now; the first time they are copied."""
+    def update(self, finite: torch.Tensor) -> None:
+        """Take in the weights as they are now; the first time they are copied.
+
+        Args:
+            finite: scalar bool tensor: whether a step was made. If not, the average stays as it is.
+        """
         if self.average is None:
             return
         averages, weights = list(self.average.parameters()), list(self.trained.parameters())
         if self.num_updates == 0:
             torch._foreach_copy_(averages, weights)
         else:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay)
+            change = torch._foreach_sub(weights, averages)
+            torch._foreach_mul_(change, (1 - self.decay) * finite)
+            torch._foreach_add_(averages, change)
         self.num_updates += 1
 
     def resume(self, step: int) -> None:

@@ -1,38 +1,63 @@
 """Checkpoints that are either whole or not there, and that load without running anybody's code.
 
-A file is written beside its place, flushed to the disk, renamed, and followed by its sha256; only
-plain values and tensors go in, so that `torch.load(weights_only=True)` reads them.
+`utils.whole_files` writes them. Only plain values and tensors go in, so that
+`torch.load(weights_only=True)` reads them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import contextlib
+import functools
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from . import faults
 from .run_folder import versions
+from .saved_tensors import misfits, num_bytes
+from .whole_files import (  # noqa: F401 (file_sha256 and sweep are for those who use checkpoints)
+    file_sha256,
+    is_as_noted,
+    put,
+    put_same,
+    remove,
+    sweep,
+)
 
 FORMAT_VERSION = 1
 KEYS = [
-    "format_version",
-    "step",
-    "config",
-    "network",
-    "step_module",
-    "optimizer",
-    "scaler",
-    "best",
-    "wandb_id",
-    "versions",
-]
+    "format_version", "step", "config", "network", "step_module", "optimizer", "scaler", "best",
+    "wandb_id", "versions", "progress",
+]  # fmt: skip
+SPARE = 1.1  # free space that is asked for, in sizes of the tensors
+MISFIT = "the checkpoint to resume does not fit this configuration; another run.name starts afresh"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another kind. Names the file and the remedy."""
+
+
+class CheckpointNotWritten(CheckpointError):
+    """A checkpoint that could not be written; the older ones are still there."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, trouble with writing is a CheckpointNotWritten that names `path`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer turns the former into the latter
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        told = str(cause).split("\n", maxsplit=1)[0]
+        raise CheckpointNotWritten(
+            f"{path}: could not be written ({told}); is the disk full? Older checkpoints are still "
+            "there; free some space, or lower save.keep_last"
+        ) from error
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, keep_last: int, best: bool) -> Path:
@@ -41,42 +66,60 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep_last: int, best
     Args:
         folder: the run's checkpoints folder.
         state: exactly the keys of `KEYS`.
-        keep_last: newest step files to keep.
+        keep_last: newest step files to keep, by number; the one just written stays in any case.
         best: whether this is the best by validation.
 
     Returns:
         The step file.
+
+    Raises:
+        CheckpointNotWritten: too little free space, or the file system refuses. Nothing half
+            written stays, and older checkpoints do. (If only last.pt or best.pt could not be
+            written, the step file is there.)
     """
-    if sorted(state) != sorted(KEYS):
+    if set(state) != set(KEYS):
         raise CheckpointError(f"a checkpoint holds exactly {KEYS}, got {sorted(state)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{state['step']:06d}.pt"
-    _write(path, state)
+    step = state["step"]
+    path = folder / f"step_{step:06d}.pt"
+    at = functools.partial(faults.reached, step=step)
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_space(path, state)
+        put(path, lambda file: torch.save(state, file), at=at)
+    at("before_last")
     for name in ["last.pt"] + ["best.pt"] * best:
-        _point(folder / name, path)
-    for old in sorted(folder.glob("step_*.pt"))[:-keep_last]:
-        for file in (old, _sidecar(old)):
-            file.unlink(missing_ok=True)
+        with writing(folder / name):
+            put_same(folder / name, path)
+    for old in _step_files(folder)[keep_last:]:
+        if old != path:
+            remove(old)
     return path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint after comparing it with its sha256 (where there is one).
 
+    "progress" is None where an earlier version wrote it.
+
     Raises:
         CheckpointError: missing, damaged, of another format version, or not a checkpoint of ours.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    sidecar = _sidecar(path)
-    if sidecar.is_file() and sidecar.read_text().split()[:1] != [file_sha256(path)]:
+    try:
+        intact = is_as_noted(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not intact:
         raise CheckpointError(f"{path}: does not match its sha256: truncated or altered")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever damaged bytes lead it to
         told = f"{type(error).__name__}: {error}".splitlines()[0]  # torch's own fills a screen
         raise CheckpointError(f"{path}: cannot be read safely ({told})") from error
-    if not isinstance(state, dict) or sorted(state) != sorted(KEYS):
+    if isinstance(state, dict):
+        state.setdefault("progress", None)
+    if not isinstance(state, dict) or set(state) != set(KEYS):
         raise CheckpointError(f"{path}: not a checkpoint of this project")
     if state["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
@@ -96,7 +139,7 @@ def find_resume(folder: Path, resume: str) -> dict[str, Any] | None:
     Raises:
         CheckpointError: as said above, or checkpoints exist and none of them is readable.
     """
-    files = sorted(folder.glob("step_*.pt"), reverse=True)
+    files = _step_files(folder)
     if resume not in ("auto", "must", "never"):
         path = Path(resume)
         return load_checkpoint(path / "checkpoints" / "last.pt" if path.is_dir() else path)
@@ -131,12 +174,14 @@ def checkpoint_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     wandb_id: str | None,
+    progress: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a checkpoint after `step` finished steps holds; `restore` puts it back.
 
     Args:
         config: resolved configuration, plain values.
         averaged: the `WeightAverage` whose network is the one to deploy.
+        progress: what the session counts, plain values.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -149,6 +194,7 @@ def checkpoint_state(
         "best": best,
         "wandb_id": wandb_id,
         "versions": versions(),
+        "progress": dict(progress),
     }
 
 
@@ -168,76 +214,36 @@ def restore(
 
     Returns:
         The step to go on with, and the best validation so far.
+
+    Raises:
+        CheckpointError: it is of another architecture or optimiser; names the first that differs.
     """
     if state is None:
         return 0, None
+    for key, module in {"network": averaged.network, "step_module": step_module}.items():
+        if told := misfits(state[key], module.state_dict()):
+            raise CheckpointError(f"{MISFIT}: {told}")
     try:
         averaged.network.load_state_dict(state["network"])
         averaged.resume(state["step"])
         step_module.load_state_dict(state["step_module"])
         optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint to resume does not fit this configuration; another run.name starts "
-            f"afresh. {error}"
-        ) from error
-    scaler.load_state_dict(state["scaler"])
+        raise CheckpointError(f"{MISFIT}: {error}") from error
     return state["step"], state["best"]
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _step_files(folder: Path) -> list[Path]:
+    """The step files, newest first: by number, as step_1000000 comes before step_999999 in text."""
+    numbers = {}
+    for file in folder.glob("step_*.pt"):
+        if match := re.fullmatch(r"step_(\d+)\.pt", file.name):
+            numbers[file] = int(match[1])
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = file_sha256(temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); is the disk full?"
-        ) from error
-    _write_text(_sidecar(path), f"{digest}  {path.name}\n")
-    _sync_folder(path.parent)
-
-
-def _point(name: Path, target: Path) -> None:
-    """Make `name` the same file as `target`, by hard link (no second copy on disk), atomically."""
-    temporary = name.with_name(f"{name.name}.tmp.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    os.link(target, temporary)
-    temporary.replace(name)
-    _write_text(_sidecar(name), _sidecar(target).read_text())
-    _sync_folder(name.parent)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_space(path: Path, state: dict[str, Any]) -> None:
+    needed, free = SPARE * num_bytes(state), shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free")

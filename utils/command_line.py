@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 from dotmap import DotMap
 
+from .advice import advice, is_silent_worker
+from .agreement import ProcessLost
 from .config import load_config, to_yaml
 from .processes import stop_process
+from .signals import Stopped
 
+EXIT_FAILED = 1  # a process, a disk or a memory failed
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
+EXIT_STOPPED = 143  # as a shell counts SIGTERM
 
 
 class Diverged(RuntimeError):
@@ -71,23 +80,67 @@ def dry_run(train: Callable[[DotMap], None], cfg: DotMap) -> None:
 
 
 def run_script(main: Callable[[], int], user_errors: tuple[type[Exception], ...]) -> int:
-    """Run `main`; an error that is the user's to mend becomes one message and exit code 2.
+    """Run `main`; an error that somebody can mend becomes one message and an exit code.
 
-    Everything else keeps its traceback: it is ours to mend.
+    Everything else keeps its traceback: it is ours to mend. No child process is left behind.
     """
     try:
-        code = main()
-    except user_errors as error:
-        print(f"{type(error).__name__}: {_last_message(error)}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
-    except Diverged as error:
-        print(f"training diverged: {error}", file=sys.stderr)
-        code = EXIT_DIVERGED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = EXIT_INTERRUPTED
+        code = _exit_code(main, user_errors)
+    finally:
+        _end_children()
     stop_process()  # here, where neither a local variable nor a traceback holds the module any more
     return code
+
+
+def _exit_code(main: Callable[[], int], user_errors: tuple[type[Exception], ...]) -> int:
+    try:
+        return main()
+    except user_errors as error:
+        return _told(f"{type(error).__name__}: {_last_message(error)}", EXIT_BAD_INPUT)
+    except Diverged as error:
+        return _told(f"training diverged: {error}", EXIT_DIVERGED)
+    except Stopped as error:
+        return _told(str(error), EXIT_STOPPED)
+    except KeyboardInterrupt:
+        code = _told("interrupted", EXIT_INTERRUPTED)
+        _leave_at_once(code)
+        return code
+    except Exception as error:
+        words = advice(error)
+        if words is None:
+            raise
+        if is_silent_worker(error):
+            _show_where_children_stand()
+        code = _told(words, EXIT_FAILED)
+        if isinstance(error, ProcessLost):
+            _leave_at_once(code)
+        return code
+
+
+def _told(message: str, code: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return code
+
+
+def _leave_at_once(code: int) -> None:
+    """In a group of processes: without a farewell, which would wait for those that are gone."""
+    if "WORLD_SIZE" in os.environ:
+        _end_children()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _show_where_children_stand() -> None:
+    """Loader processes print their stacks when they get SIGUSR2 (`datasets.loading`)."""
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGUSR2)
+    time.sleep(0.5)
+
+
+def _end_children() -> None:
+    """Loader processes have no ear for SIGTERM, with which Python would end, and await, them."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _last_message(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from dotmap import DotMap
 from .config_rules import RULES, check_combinations
 
 DEFAULTS = Path(__file__).parent.parent / "conf" / "defaults.yaml"
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000  # ten times conf/defaults.yaml; pure Python parses as much in half a second
+MAX_DEPTH = 20  # sections and lists within one another
+_SHORT = reprlib.Repr()  # values in messages: of a huge one, some
+_SHORT.maxlist, _SHORT.maxstring = 20, 200
 
 
 class ConfigError(ValueError):
@@ -26,30 +30,64 @@ class ConfigError(ValueError):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader in which `1e-4` is a number and a repeated key is an error."""
+    """SafeLoader for plain values alone: what is written is what is meant.
+
+    `1e-4` is a number; `010`, `1:30` and `2026-01-31` are words, which YAML 1.1 reads as 8, 90 and
+    a date. Refused are repeated keys, tags (`!!python/...`), aliases (`*name`; a few lines of them
+    are gigabytes) and deep nesting.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        where = f"line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{where}: *{event.anchor} is an alias; write the value out")
+        if event.tag is not None:
+            raise ConfigError(f"{where}: {event.tag!r} is a tag; values are written without")
+        if self.depth == MAX_DEPTH:
+            raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} sections or lists")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
-_StrictLoader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+class _StrictDumper(yaml.SafeDumper):
+    """SafeDumper that quotes every word that `_StrictLoader` would read as a number."""
+
+
+_DIGITS = "[0-9][0-9_]*"
+_NUMBERS = {
+    # 18 digits: no float overflows, and Python parses no more than 4,300
+    "int": "[-+]?(0|[1-9][0-9_]{0,17})",
+    "float": rf"[-+]?({_DIGITS}\.[0-9_]*|\.{_DIGITS})|"
+    rf"[-+]?({_DIGITS}\.?[0-9_]*|\.{_DIGITS})[eE][-+]?[0-9]+|"
+    r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),  # YAML 1.1 wants 1.0e-4
-    list("-+.0123456789"),
-)
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag.endswith((":bool", ":null"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _form in _NUMBERS.items():
+    for _class in (_StrictLoader, _StrictDumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_form})$"), list("-+.0123456789")
+        )
 
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for (key_node, _), key in zip(node.value, keys, strict=True):
+    values: dict[str, Any] = {}
+    for key_node, value in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        where = f"line {key_node.start_mark.line + 1}: key {_SHORT.repr(key)}"
         if not isinstance(key, str):
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is not a word")
-        if keys.count(key) > 1:
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice")
-    return {
-        key: loader.construct_object(value, deep=True)
-        for key, (_, value) in zip(keys, node.value, strict=True)
-    }
+            raise ConfigError(f"{where} is not a word")
+        if key in values:
+            raise ConfigError(f"{where} is given twice")
+        values[key] = loader.construct_object(value, deep=True)
+    return values
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicates)
@@ -57,6 +95,8 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping_without_duplicat
 
 def parse_yaml(text: str, *, place: str) -> Any:
     """Parse YAML strictly. `place` (a file name or "command line") leads every message."""
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{place}: larger than {MAX_BYTES:,} bytes; not a configuration")
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except ConfigError as error:
@@ -113,7 +153,7 @@ def _overridden(config: dict, overrides: Sequence[str]) -> DotMap:
 def _checked(config: dict) -> DotMap:
     """The configuration behind a lock, after its ranges, choices and combinations are checked."""
     problems = [
-        f"{key} = {_lookup(config, key)!r}: {message}"
+        f"{key} = {_SHORT.repr(_lookup(config, key))}: {message}"
         for key, rule in RULES.items()
         if (message := rule(_lookup(config, key)))
     ] or check_combinations(config)
@@ -139,15 +179,15 @@ def weights_of(cfg: DotMap, terms: Sequence[str], *, script: str) -> dict[str, f
 
 def to_yaml(config: DotMap) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.toDict(), sort_keys=False)
+    return yaml.dump(config.toDict(), Dumper=_StrictDumper, sort_keys=False)
 
 
 def _read(path: Path) -> dict:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; not a configuration")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # no more, also of what has no size or no end
+        text = content.decode("utf-8-sig", "ignore" if len(content) > MAX_BYTES else "strict")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     config = parse_yaml(text, place=str(path))
     if config is None:
@@ -162,7 +202,8 @@ def _merge(base: dict, extra: dict, *, place: str, prefix: str = "") -> None:
     for key, value in extra.items():
         name = f"{prefix}{key}"
         if key not in base:
-            raise ConfigError(f"{place}: unknown key {name!r}{_nearest(name, prefix, base)}")
+            near = _nearest(name, prefix, base)
+            raise ConfigError(f"{place}: unknown key {_SHORT.repr(name)}{near}")
         if isinstance(base[key], dict):
             if not isinstance(value, dict):
                 raise ConfigError(f"{place}: {name} is a section with keys {sorted(base[key])}")
@@ -183,7 +224,7 @@ def _as_type_of(default: Any, value: Any, *, name: str, place: str) -> Any:
     """`value` if it has the type of `default` (an int where a float is wanted becomes one)."""
     if default is None or value is None:
         return value  # the key's rule knows which types it takes, and whether null is one
-    if isinstance(default, float) and type(value) is int:
+    if isinstance(default, float) and type(value) is int and abs(value) < 10**18:
         return float(value)
     if isinstance(default, list) and isinstance(value, list):
         kind = default[0]
@@ -193,7 +234,7 @@ def _as_type_of(default: Any, value: Any, *, name: str, place: str) -> Any:
         ]
     if type(value) is not type(default):
         raise ConfigError(
-            f"{place}: {name} = {value!r} is {type(value).__name__}, "
+            f"{place}: {name} = {_SHORT.repr(value)} is {type(value).__name__}, "
             f"expected {type(default).__name__} like the default {default!r}"
         )
     return value

@@ -5,6 +5,8 @@ A rule takes the value and returns what is wrong with it in words, or "" if noth
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,22 +14,27 @@ Rule = Callable[[Any], str]
 
 
 def number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
-    """Any number from `low` to `high`; `above` leaves `low` itself out."""
+    """Any number from `low` to `high`, not infinity; `above` leaves `low` itself out."""
 
     def rule(value: Any) -> str:
         wrong_type = isinstance(value, bool) or not isinstance(value, int | float)
-        if wrong_type or not low <= value <= high or (above and value == low):
-            return f"must be a number {'above' if above else 'from'} {low:g} to {high:g}"
+        if wrong_type or not low <= value <= high or value == math.inf or (above and value == low):
+            end = "(and finite)" if high == math.inf else f"to {high:g}"
+            return f"must be a number {'above' if above else 'from'} {low:g} {end}"
         return ""
 
     return rule
 
 
-def count(low: int) -> Rule:
-    """A whole number, at least `low`."""
-    return lambda value: (
-        "" if type(value) is int and value >= low else f"must be a whole number >= {low}"
-    )
+def count(low: int, high: int | None = None) -> Rule:
+    """A whole number, at least `low`, at most `high` if there is one."""
+
+    def rule(value: Any) -> str:
+        if type(value) is int and low <= value and (high is None or value <= high):
+            return ""
+        return f"must be a whole number >= {low}" + (f" and <= {high:,}" if high else "")
+
+    return rule
 
 
 def nonzero(value: Any) -> str:
@@ -41,8 +48,11 @@ def one_of(*choices: str) -> Rule:
 
 
 def text(value: Any) -> str:
-    """Any non-empty string."""
-    return "" if isinstance(value, str) and value.strip() else "must be a non-empty string"
+    """Any non-empty string that can be the name of a file: no NUL, no lone surrogate."""
+    if not isinstance(value, str) or not value.strip():
+        return "must be a non-empty string"
+    is_odd = re.search("[\0\ud800-\udfff]", value)
+    return "must be without NUL and lone surrogates" if is_odd else ""
 
 
 def boolean(value: Any) -> str:
@@ -67,9 +77,13 @@ def optional(rule: Rule) -> Rule:
     return lambda value: "" if value is None else (rule(value) and f"{rule(value)} (or null)")
 
 
+PIXELS = count(1, 10_000)  # of a side: a larger one is a slip, and its network fills the memory
+
+
 def folder_name(value: Any) -> str:
-    """A name for one folder: no path separators, not hidden."""
-    bad = text(value) or ("/" in value) or ("\\" in value) or value.startswith(".") or "\0" in value
+    """A name for one folder: no path separators, not hidden, printable, at most 200 bytes."""
+    bad = text(value) or "/" in value or "\\" in value or value.startswith(".")
+    bad = bad or not value.isprintable() or len(value.encode()) > 200
     return "must be a plain folder name without slashes" if bad else ""
 
 
@@ -88,6 +102,7 @@ RULES: dict[str, Rule] = {
     "run.folder": text,
     "run.seed": count(0),
     "run.device": one_of("auto", "cpu", "cuda"),
+    "run.timeout_s": number(0, above=True),
     "labeled.dataset": one_of(*_LABELED_DATASETS),
     **{f"labeled.{key}": rule for key, rule in _STREAM.items()},
     "labeled.budget": one_of("frames", "scenes"),
@@ -98,14 +113,14 @@ RULES: dict[str, Rule] = {
     "unlabeled.batch_size": count(1),
     "unlabeled.exclude_labeled": boolean,
     "unlabeled.may_share": one_of("nothing", "scenes", "frames"),
-    "unlabeled.image_size": optional(several(count(1), 2)),
+    "unlabeled.image_size": optional(several(PIXELS, 2)),
     "unlabeled.crop": optional(several(number(0, 1), 4)),
     "validation.dataset": one_of(*_LABELED_DATASETS),
     **{f"validation.{key}": rule for key, rule in _STREAM.items()},
     "validation.may_share": one_of("nothing", "scenes", "frames"),
     "network.encoder": text,
     "network.pretrained": text,
-    "network.image_size": several(count(1), 2),
+    "network.image_size": several(PIXELS, 2),
     "network.max_depth": number(0, 1000, above=True),
     "network.decoder_channels": count(8),
     "network.taps": optional(several(count(0), 4)),
@@ -156,10 +171,12 @@ RULES: dict[str, Rule] = {
     "schedule.final_factor": number(0, 1),
     "schedule.consistency_ramp_steps": count(0),
     "train.num_steps": count(1),
+    "train.accumulation": count(1),
     "train.precision": one_of("auto", "fp32", "bf16", "fp16"),
     "train.compile": boolean,
     "train.activation_checkpointing": boolean,
     "train.num_workers": count(0),
+    "train.worker_timeout_s": number(0),
     "train.cache": optional(text),
     "train.ema_decay": number(0, 0.999999),
     "train.teacher": one_of("weights", "average"),

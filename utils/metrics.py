@@ -32,6 +32,10 @@ class MetricsError(ValueError):
     """Predictions or ground truth that cannot be scored. The message names the image."""
 
 
+class IncompleteError(MetricsError):
+    """Other images were scored than there are."""
+
+
 @contextlib.contextmanager
 def naming(image: str) -> Iterator[None]:
     """Errors of the metrics within get the image's name."""
@@ -167,11 +171,11 @@ class DepthMetrics:
         return total
 
     def check_complete(self, names: Iterable[str]) -> None:
-        """Raise ValueError unless exactly these images were seen (scored or skipped)."""
+        """Raise IncompleteError unless exactly these images were seen (scored or skipped)."""
         expected, seen = set(names), {*self.rows, *self.skipped}
         if expected != seen:
             missing, foreign = sorted(expected - seen), sorted(seen - expected)
-            raise MetricsError(
+            raise IncompleteError(
                 f"{len(missing)} of {len(expected)} images were not scored {missing[:5]} and "
                 f"{len(foreign)} were scored that are not in the split {foreign[:5]}"
             )

@@ -79,30 +79,40 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
+def backward(total: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
+    """Add the gradient of `total`; NaN in all of it if `total` is not finite.
+
+    Gradients are averaged over processes: spoiling them tells all that this loss is not finite,
+    and nobody waits for the device to see it.
+
+    Args:
+        total: scalar loss.
+        scaler: loss scaler for fp16; a disabled one otherwise.
+
+    Returns:
+        Whether `total` is finite: a scalar bool tensor on the device.
+    """
+    finite = torch.isfinite(total.detach())
+    spoiled = torch.where(finite, 1.0, torch.nan)
+    scaler.scale(total).backward(gradient=spoiled.to(total.dtype))
+    return finite
+
+
 def update(
-    total: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    max_grad_norm: float,
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, max_grad_norm: float
 ) -> Tensor:
-    """Backward, clip, step; a loss or gradient that is not finite leaves parameters untouched.
+    """Clip, step; a gradient that is not finite leaves parameters and moments untouched.
 
     All of it stays on the device: the host does not wait to see how it went.
 
     Args:
-        total: scalar loss.
         optimizer: of `build_optimizer`.
-        scaler: loss scaler for fp16; a disabled one otherwise.
+        scaler: of `backward`.
         max_grad_norm: total gradient norm above which gradients are scaled down; 0 = never.
 
     Returns:
         Whether the step was made: a scalar bool tensor on the device, the same on all processes.
     """
-    optimizer.zero_grad(set_to_none=True)
-    # gradients are averaged over processes: spoiling them tells all that this loss is not finite
-    spoiled = torch.where(torch.isfinite(total.detach()), 1.0, torch.nan)
-    scaler.scale(total).backward(gradient=spoiled.to(total.dtype))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

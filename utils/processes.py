@@ -8,11 +8,14 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
 
 from .memory import keep_freed_memory
+
+NCCL_EXTRA_SECONDS = 60  # `agreement` notices a missing process before the GPUs give up
 
 
 class DeviceError(ValueError):
@@ -25,22 +28,29 @@ class DisagreementError(ValueError):
 
 @dataclass(frozen=True)
 class Process:
-    """This process among `world_size`; `rank` 0 writes files and speaks."""
+    """This process among `world_size`; `rank` 0 writes files and speaks.
+
+    `store` is where processes leave words for each other, None where there is only one; `timeout_s`
+    is how long they wait for each other.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    store: distributed.Store | None = None
+    timeout_s: float = 600.0
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
 
-def start_process(device: str) -> Process:
+def start_process(device: str, *, timeout_s: float = 600.0) -> Process:
     """Join the group that torchrun describes, if any, and choose this process's device.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
+        timeout_s: seconds that processes wait for each other before they give up.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -49,6 +59,11 @@ def start_process(device: str) -> Process:
         )
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if use_cuda and local_rank >= torch.cuda.device_count():
+        raise DeviceError(
+            f"process {local_rank} of this machine has no GPU: there are "
+            f"{torch.cuda.device_count()}. Start as many processes as GPUs (--nproc-per-node)"
+        )
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
@@ -57,8 +72,23 @@ def start_process(device: str) -> Process:
     if "WORLD_SIZE" not in os.environ:
         return Process(rank=0, world_size=1, device=chosen)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if use_cuda else "gloo")
-    return Process(distributed.get_rank(), distributed.get_world_size(), chosen)
+        _join_group(use_cuda=use_cuda, timeout_s=timeout_s)
+    return Process(
+        distributed.get_rank(), distributed.get_world_size(), chosen, _stores[0], timeout_s
+    )
+
+
+_stores: list[distributed.Store] = []  # that of the group, which torch itself does not hand out
+
+
+def _join_group(*, use_cuda: bool, timeout_s: float) -> None:
+    store, rank, world_size = next(distributed.rendezvous("env://"))
+    _stores[:] = [store]
+    extra_s = NCCL_EXTRA_SECONDS if use_cuda else 0
+    distributed.init_process_group(
+        "nccl" if use_cuda else "gloo", store=store, rank=rank, world_size=world_size,
+        timeout=timedelta(seconds=timeout_s + extra_s),
+    )  # fmt: skip
 
 
 def stop_process() -> None:
@@ -102,3 +132,23 @@ def average(values: dict[str, Tensor], process: Process) -> dict[str, float]:
         distributed.all_reduce(stacked)
         stacked /= process.world_size
     return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def summed(count: int, process: Process) -> int:
+    """A count summed over processes; every process must call it."""
+    if process.world_size == 1:
+        return count
+    value = torch.tensor(count, dtype=torch.long, device=process.device)
+    distributed.all_reduce(value)
+    return int(value)
+
+
+def mean_count(count: Tensor, process: Process, *, num_passes: int) -> Tensor:
+    """A count, summed over the passes of a step, as the mean over the passes of all processes.
+
+    Above zero: the sum over all is taken to be at least 1. Nothing waits for the device.
+    """
+    value = count.float()
+    if process.world_size > 1:
+        distributed.all_reduce(value)
+    return value.clamp(min=1) / (num_passes * process.world_size)

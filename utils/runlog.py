@@ -6,6 +6,7 @@ or broken: training goes on, with one line that says so.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -62,6 +63,8 @@ class RunLog:
             return
         self.path = folder / "metrics.jsonl"
         _truncate(self.path, first_step)
+        self._size = self.path.stat().st_size if self.path.exists() else 0  # bytes, all whole lines
+        self._unwritten: list[str] = []
         if mode != "disabled":
             self.wandb = _start_wandb(folder, mode, project, wandb_id, config)
             self.wandb_id = self.wandb.id if self.wandb else wandb_id
@@ -83,8 +86,8 @@ class RunLog:
         """Append one line {"step", "split", **values} and repeat it on screen and in wandb."""
         if not self.enabled:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._unwritten.append(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._write()
         shown = "  ".join(
             f"{k} {_short(v)}"
             for k, v in values.items()
@@ -97,6 +100,26 @@ class RunLog:
             )
         )
 
+    def flush(self) -> None:
+        """See to it that metrics.jsonl is on the disk."""
+        if self.enabled and self.path.exists():
+            with self.path.open("rb") as file, contextlib.suppress(OSError):
+                os.fsync(file.fileno())
+
+    def _write(self) -> None:
+        """Write the lines that are not written yet: whole, or (on a full disk) with the next."""
+        content = "".join(self._unwritten).encode()
+        try:
+            with self.path.open("r+b" if self._size else "wb") as file:
+                file.seek(self._size)
+                file.truncate()  # what a full disk left of a line
+                file.write(content)
+        except OSError as error:
+            self.say(f"{self.path}: could not be written ({error}); tried again with the next line")
+            return
+        self._size += len(content)
+        self._unwritten = []
+
     def log_picture(self, step: int, path: Path, name: str = "samples") -> None:
         """Show an already written PNG in wandb."""
 
@@ -107,14 +130,22 @@ class RunLog:
 
         self._to_wandb(send)
 
-    def say(self, line: str) -> None:
-        """A line on the screen, above the bar if there is one."""
-        if not self.enabled:
+    def say(self, line: str, *, everywhere: bool = False) -> None:
+        """A line on the screen, above the bar if there is one; a closed screen stops nothing.
+
+        `everywhere`: by processes that are not enabled too.
+        """
+        if not (self.enabled or everywhere):
             return
-        if self.bar is not None:
-            self.bar.write(line)
-        else:
-            print(line, flush=True)
+        try:
+            if self.bar is not None:
+                self.bar.write(line)
+            else:
+                print(line, flush=True)
+        except BrokenPipeError:  # nobody reads any more, as in `python train.py | head`
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, sys.stdout.fileno())
+            os.close(silence)
 
     def close(self) -> None:
         """End bar and wandb run."""
