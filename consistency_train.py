@@ -42,6 +42,7 @@ from losses import (
 from networks import DepthNetwork
 from networks.masking import Tiles, assign_groups, pack_groups
 from networks.predictor import FeaturePredictor
+from planning import print_plan
 from pseudo_labels import audit, frames_to_audit, write_views
 from resuming import start_network
 from self_supervision import (
@@ -283,8 +284,9 @@ def draw_groups(cfg: DotMap, stream: str, sample_numbers: Tensor, *, num_tokens:
 
 def main(arguments: list[str] | None = None) -> int:
     return training_script(
-        train, arguments, description=__doc__, default_file="conf/consistency_train.yaml"
-    )
+        train, arguments, description=__doc__, default_file="conf/consistency_train.yaml",
+        plan=partial(print_plan, script="consistency_train.py", build_step=build_step, masked=True),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -99,6 +99,9 @@ class Monitor:
 
     def summary(self, best: Mapping[str, float]) -> str:
         """The best validation beside predictions that never look at the image."""
-        floors = trivial_floors(self.labeled, self.validation, self.protocol)
-        rows = {f"floor: {name}": row for name, row in floors.items()}
-        return table({f"best, step {best['step']}": best, **rows})
+        ours = {f"best, step {best['step']}": best}
+        try:
+            floors = trivial_floors(self.labeled, self.validation, self.protocol)
+        except ValueError as error:  # labels without any depth
+            return f"{table(ours)}\nno floors: {error}"
+        return table(ours | {f"floor: {name}": row for name, row in floors.items()})

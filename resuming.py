@@ -10,7 +10,7 @@ from dotmap import DotMap
 
 from networks import DepthNetwork, build_network
 from utils.catch_up import catch_up
-from utils.checkpoint import CheckpointError, find_resume
+from utils.checkpoint import CheckpointError, find_resume, step_files
 from utils.processes import Process, check_same_everywhere
 from utils.run_lock import RunLock, hold
 from utils.seeding import seed_initialisation
@@ -46,10 +46,11 @@ def start_network(cfg: DotMap, process: Process) -> Start:
     try:
         if lock is not None:
             sweep(checkpoints)
-        state = find_resume(checkpoints, cfg.resume)
+        resume = _where_from(cfg, checkpoints, tell=process.is_main)
+        state = find_resume(checkpoints, resume)
         check_same_everywhere(str(state and state["step"]), "checkpoint to go on from", process)
         if state is not None:
-            if cfg.resume in ("auto", "must"):
+            if resume in ("auto", "must"):
                 _insist_on_same_frames(state["config"], cfg)
             if lock is not None:
                 catch_up(checkpoints, state)
@@ -63,6 +64,28 @@ def start_network(cfg: DotMap, process: Process) -> Start:
             lock.release()
         raise
     return Start(network, state, lock)
+
+
+def _where_from(cfg: DotMap, checkpoints: Path, *, tell: bool) -> str:
+    """`resume`; "auto" where it is a path and the run, started before, has come farther itself.
+
+    So the same command goes on after a stop, also that of a run which began with the checkpoint of
+    another. CheckpointError if the path is an older step of this very run, which has newer ones.
+    """
+    own = step_files(checkpoints)
+    if cfg.resume in ("auto", "must", "never") or not own:
+        return cfg.resume
+    path = Path(cfg.resume).resolve()
+    if not path.is_relative_to(checkpoints.parent.resolve()):
+        if tell:
+            print(f"{checkpoints} has checkpoints: the run goes on with its own", flush=True)
+        return "auto"
+    if path.is_file() and not any(path.samefile(newest) for newest in own[:1]):
+        raise CheckpointError(
+            f"resume={cfg.resume} is not the newest checkpoint of this run ({own[0].name}), which "
+            "would be taken for its end later. Another run.name starts a branch from there"
+        )
+    return cfg.resume
 
 
 def _insist_on_same_frames(before: Mapping[str, Any], cfg: DotMap) -> None:

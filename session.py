@@ -23,7 +23,7 @@ from utils.checkpoint import CheckpointNotWritten, checkpoint_state, save_checkp
 from utils.command_line import Diverged
 from utils.config import to_yaml
 from utils.optimization import learning_rates
-from utils.processes import Process, average
+from utils.processes import Process, average, summed
 from utils.run_folder import environment, write_run_folder
 from utils.runlog import RunLog
 from utils.signals import Stopped, StopRequest
@@ -197,28 +197,39 @@ class Session:
         self.learner.progress.awaits_validation = False
         is_finite = math.isfinite(scores["abs_rel"])
         is_best = is_finite and (self.best is None or scores["abs_rel"] < self.best["abs_rel"])
+        before = self.best
         self.best = {"step": done, **scores} if is_best else self.best
-        if is_best or self.is_due(done, "save"):
-            self._save(done, is_best=is_best)
+        saving = is_best or self.is_due(done, "save")
+        if saving and not self._save(done, is_best=is_best):
+            self.best = before  # best.pt is still that one
 
-    def _save(self, done: int, *, is_best: bool = False, must: bool = False) -> None:
+    def _save(self, done: int, *, is_best: bool = False, must: bool = False) -> bool:
         """A checkpoint; one that cannot be written is tried again when the next is due.
 
-        Raises CheckpointNotWritten if it `must` be, at the end, or for the third time in a row.
+        Returns:
+            Whether it is there, the same on all processes.
+
+        Raises:
+            CheckpointNotWritten: it is not, but it `must` be, or it is the last one, or the third
+                one in a row.
         """
         self._count_skipped(wait=True)
         self.learner.count_replaced()
-        if not self.process.is_main:
-            return
-        try:
-            self._write(done, is_best=is_best)
-        except CheckpointNotWritten as error:
-            self.failed_saves += 1
-            if must or done == self.num_steps or self.failed_saves >= MAX_FAILED_SAVES:
-                raise
-            self.log.say(f"{error}. Training goes on")
-        else:
+        failure = None
+        if self.process.is_main:
+            try:
+                self._write(done, is_best=is_best)
+            except CheckpointNotWritten as error:
+                failure = error
+        if not summed(int(failure is not None), self.process):
             self.failed_saves = 0
+            return True
+        self.failed_saves += 1
+        failure = failure or CheckpointNotWritten("the main process could not save; see there")
+        if must or done == self.num_steps or self.failed_saves >= MAX_FAILED_SAVES:
+            raise failure
+        self.log.say(f"{failure}. Training goes on")
+        return False
 
     def _write(self, done: int, *, is_best: bool = False) -> None:
         self.log.flush()

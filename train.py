@@ -22,6 +22,7 @@ from evaluate import USER_ERRORS
 from learner import Learner
 from losses import supervised_losses, weighted_sum
 from networks import DepthNetwork
+from planning import print_plan
 from resuming import start_network
 from self_supervision import (
     SELF_SUPERVISED,
@@ -77,6 +78,7 @@ class SupervisedStep(nn.Module):
 
 def build_step(cfg: DotMap, network: DepthNetwork, *, resumed: bool = False) -> SupervisedStep:
     """The step that `cfg` describes. `resumed`: a checkpoint will fill all weights."""
+    weights_of(cfg, TERMS, script="train.py")  # refuses losses that it does not have
     supervision = build_self_supervision(
         cfg, image_size=unlabeled_size(cfg, network), resumed=resumed
     )
@@ -139,8 +141,9 @@ def train(cfg: DotMap) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     return training_script(
-        train, arguments, description=__doc__, default_file="conf/base_train.yaml"
-    )
+        train, arguments, description=__doc__, default_file="conf/base_train.yaml",
+        plan=partial(print_plan, script="train.py", build_step=build_step, masked=False),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

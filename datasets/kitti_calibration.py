@@ -28,7 +28,7 @@ def projection_matrices(path: Path) -> dict[str, np.ndarray]:
         key, _, values = line.partition(":")
         if key in ("P_rect_02", "P_rect_03"):
             matrix = _numbers(values, 12, where=f"{path}, {key}").reshape(3, 4)
-            if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and matrix[2, 2] == 1):
+            if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and matrix[2, :3].tolist() == [0, 0, 1]):
                 raise DataError(f"{path}, {key}: not a projection matrix: {matrix.tolist()}")
             matrices[f"image_{key[-2:]}"] = matrix
     return matrices
@@ -139,8 +139,10 @@ def _matrix_of(matrices: dict[str, np.ndarray], camera: str, path: Path) -> np.n
 def _rigid(matrix: np.ndarray, *, where: str) -> np.ndarray:
     """(3, 4) [R | t] as it is. Raises DataError unless R is a rotation."""
     rotation = matrix[:, :3]
-    off = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if off > ROTATION_TOLERANCE or np.linalg.det(rotation) < 0:
+    # clipped: the square of a huge number is infinite, and the difference of two no number
+    clipped = np.clip(rotation, -2, 2)
+    off = np.abs(clipped @ clipped.T - np.eye(3)).max()
+    if off > ROTATION_TOLERANCE or np.linalg.det(clipped) < 0:
         raise DataError(f"{where}: not a pose [R | t]: R is no rotation: {rotation.tolist()}")
     return matrix
 

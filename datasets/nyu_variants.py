@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets import splits
-from datasets.frame import DataError, read_depth_png, read_image
+from datasets.frame import DataError, decode_picture, read_depth_png
 
 MILLIMETRES = 1000.0  # units per metre
 EIGHT_BIT_UNITS = 25.5  # 255 = 10 m, so one step is 39 mm
@@ -150,15 +149,13 @@ def _densedepth_depth(path: Path) -> np.ndarray:
         return read_depth_png(path, units_per_metre=MILLIMETRES)
     # The one exception to "depth is 16-bit": these training files are 8-bit, and a 16-bit file
     # among them would be of another distribution with another scale.
-    image = read_image(path)  # refuses damaged files; a grey picture has three equal channels
-    with Image.open(path) as header:
-        mode = header.mode
-    if mode != "L":
+    image = decode_picture(path)
+    if image.mode != "L":
         raise DataError(
             f"{path}: DenseDepth's training depth is 8-bit grey (mode 'L'), this one has mode "
-            f"{mode!r}; is this another variant of NYU?"
+            f"{image.mode!r}; is this another variant of NYU?"
         )
-    return _boxed(np.asarray(image, np.float32)[:, :, 0] / np.float32(EIGHT_BIT_UNITS), path)
+    return _boxed(np.asarray(image, np.float32) / np.float32(EIGHT_BIT_UNITS), path)
 
 
 def _labeled_listed(root: Path, path: Path, *, depth_name: str) -> list[Entry]:

@@ -13,15 +13,25 @@ never waited for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from datasets.frame import DataError
+
+try:
+    from torchvision.transforms.v2 import functional
+except RuntimeError as error:  # torch without CUDA beside a torchvision with it, or the reverse
+    print(
+        f"torchvision does not fit this torch ({error}); `sh package_install.sh` installs a pair "
+        "that fits",
+        file=sys.stderr,
+    )
+    sys.exit(2)  # nothing here works without; a traceback would say no more
 
 MAX_MAGNITUDE = 10.0
 LEVEL_SCALE = 20  # the authors' ranges are written for magnitudes up to 20, and half of it is used

@@ -156,9 +156,10 @@ class PredictionFolder:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # opened here: of a damaged file NumPy leaves its own open
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 values = arrays.get("log_uncertainty")
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged archive fails in ways of its own
             raise DataError(f"{path}: cannot be read ({error})") from error
         if values is None:
             return None
@@ -183,7 +184,7 @@ class PredictionFolder:
         try:
             values = json.loads(path.read_text())
             units = float(values["units_per_metre"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise DataError(f"{path}: does not say units_per_metre ({error})") from error
         if units != self.units_per_metre:
             raise DataError(

@@ -138,6 +138,8 @@ class RgbdList:
     def _parse(self, words: list[str], path: Path) -> tuple[str, str | None, float | None]:
         for relative in words[:2]:
             splits.inside(self.root, relative, source=path)
+        # one spelling, or one picture could be in a list twice, or in two lists unnoticed
+        files = [str(PurePosixPath(relative)) for relative in words[:2]]
         fx = None
         if len(words) == 3:
             try:
@@ -149,7 +151,7 @@ class RgbdList:
                     f"{path}: {' '.join(words)!r}: the third column is the focal length in pixels, "
                     "a positive number"
                 )
-        return words[0], words[1] if len(words) > 1 else None, fx
+        return files[0], files[1] if len(files) > 1 else None, fx
 
 
 def _frame(

@@ -8,16 +8,26 @@ tokens may keep them: each group gets a copy of its own, so they never carry any
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import NamedTuple
 
-import timm
 import torch
-from timm.layers import PatchEmbed, build_sincos2d_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from .masking import Tiles, pack_groups
 from .recompute import run
+
+try:
+    import timm
+    from timm.layers import PatchEmbed, build_sincos2d_pos_embed
+    from timm.models.vision_transformer import VisionTransformer
+except RuntimeError as error:  # torch without CUDA beside a torchvision with it, or the reverse
+    print(
+        f"torchvision does not fit this torch ({error}); `sh package_install.sh` installs a pair "
+        "that fits",
+        file=sys.stderr,
+    )
+    sys.exit(2)  # nothing here works without; a traceback would say no more
 
 
 class NetworkError(ValueError):

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 import torch
-from conftest import HOUSE, run_script
+from conftest import HOUSE
 
 import train
 from utils import command_line
@@ -97,10 +97,10 @@ def test_without_a_network_pretrained_weights_fail_at_once_with_the_remedy(
 
 def run(script, *words, **options):
     """A script in a process of its own, whatever its exit code."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "", **options.pop("env", {})}
     return subprocess.run(
         [sys.executable, str(HOUSE / script), *words], cwd=HOUSE, env=env, check=False,
-        stderr=subprocess.PIPE, text=True, timeout=120, **options,
+        stderr=subprocess.PIPE, timeout=120, **{"text": True, **options},
     )  # fmt: skip
 
 
@@ -125,10 +125,10 @@ def closed_pipe():
     os.close(writing)
 
 
-@pytest.mark.parametrize("word", ["--help", "--print-config"])
-def test_whoever_stops_reading_sees_no_traceback(closed_pipe, word):
-    """(row 58) `python train.py --print-config | head -1`"""
-    result = run("train.py", word, stdout=closed_pipe)
+@pytest.mark.parametrize(("word", "unbuffered"), [("--help", ""), ("--print-config", "1")])
+def test_whoever_stops_reading_sees_no_traceback(closed_pipe, word, unbuffered):
+    """(row 58) `python train.py --print-config | head -1`; it is noticed at the end, or at once."""
+    result = run("train.py", word, stdout=closed_pipe, env={"PYTHONUNBUFFERED": unbuffered})
     assert result.returncode == 0 and not result.stderr
 
 
@@ -143,6 +143,6 @@ def test_a_closed_screen_costs_no_step_of_a_run(tiny, tmp_path, closed_pipe):
 
 def test_a_log_file_gets_no_control_characters(tiny):
     """(row 58) A moving bar belongs on a terminal."""
-    result = run_script("train.py", *tiny)
-    text = result.stdout + result.stderr
+    result = run("train.py", *tiny, stdout=subprocess.PIPE, text=False)
+    text = (result.stdout + result.stderr).decode()
     assert "step 4/4" in text and not [sign for sign in text if sign < " " and sign != "\n"]

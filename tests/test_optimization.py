@@ -9,6 +9,7 @@ from torch import nn
 from networks import build_network
 from utils.averaging import WeightAverage
 from utils.optimization import (
+    backward,
     build_optimizer,
     learning_rates,
     lr_factor,
@@ -86,17 +87,24 @@ def test_the_schedule_warms_up_and_ends_where_it_says():
     assert lr_factor(99, **{**shape, "name": "constant"}) == 1.0
 
 
+def learn(total, optimizer, *, scaler=SCALER, max_grad_norm=1.0):
+    """One step; whether it was made."""
+    optimizer.zero_grad(set_to_none=True)
+    backward(total, scaler)
+    return update(optimizer, scaler, max_grad_norm=max_grad_norm)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_touches_nothing(bad):
     toy = Toy()
     optimizer = optimizer_of(toy, toy.encoder)
     good = sum(p.square().sum() for p in toy.parameters())
-    assert update(good, optimizer, SCALER, max_grad_norm=1.0)
+    assert learn(good, optimizer)
     before = {key: value.clone() for key, value in toy.state_dict().items()}
     state = optimizer.state_dict()["state"]
     moments = {k: (v["exp_avg"].clone(), v["step"].clone()) for k, v in state.items()}
     loss = sum(p.square().sum() for p in toy.parameters()) * bad
-    assert not update(loss, optimizer, SCALER, max_grad_norm=1.0)
+    assert not learn(loss, optimizer)
     assert all(torch.equal(before[key], value) for key, value in toy.state_dict().items())
     after = optimizer.state_dict()["state"]
     for key, (moment, count) in moments.items():
@@ -107,8 +115,9 @@ def test_a_step_that_is_not_finite_touches_nothing(bad):
 def test_a_loss_that_is_not_finite_is_noticed_though_its_gradient_is(bad):
     toy = nn.Linear(3, 3)
     before = toy.weight.detach().clone()
-    assert not update(toy.weight.sum() + bad, optimizer_of(toy, nn.Identity()), SCALER,
-                      max_grad_norm=0.0)  # fmt: skip
+    optimizer = optimizer_of(toy, nn.Identity())
+    assert not backward(toy.weight.sum() + bad, SCALER)
+    assert not update(optimizer, SCALER, max_grad_norm=0.0)
     assert torch.equal(before, toy.weight)
 
 
@@ -121,30 +130,54 @@ def test_after_a_bad_step_the_next_good_one_is_as_if_it_had_never_been():
         optimizer = optimizer_of(toy, toy.encoder)
         for factor in losses:
             total = factor * sum(p.square().sum() for p in toy.parameters())
-            update(total, optimizer, SCALER, max_grad_norm=1.0)
+            learn(total, optimizer)
         weights.append(toy.decoder.weight.detach())
     assert torch.equal(*weights)
 
 
 def test_results_of_steps_come_in_order_and_once():
+    true, false = torch.tensor(True), torch.tensor(False)
     results = StepResults()
-    results.add(3, torch.tensor(True), ["a"])
-    results.add(4, torch.tensor(False), ["b", "c"])
-    assert results.known() == [(3, True, ["a"]), (4, False, ["b", "c"])]
+    results.add(3, true, true, ["a"])
+    results.add(4, false, true, ["b", "c"])
+    results.add(5, false, false, ["d"])
+    assert results.known() == [
+        (3, True, True, ["a"]), (4, False, True, ["b", "c"]), (5, False, False, ["d"])
+    ]  # fmt: skip
     assert results.known(wait=True) == []
 
 
 def test_an_average_is_a_copy_at_first_and_then_follows_slowly():
+    true = torch.tensor(True)
     network = nn.Linear(2, 2)
     averaged = WeightAverage(network, 0.9)
     first = nn.init.constant_(network.weight, 1.0).detach().clone()
-    averaged.update()
+    averaged.update(true)
     assert torch.equal(averaged.network.weight, first)
     nn.init.constant_(network.weight, 2.0)
-    averaged.update()
+    averaged.update(true)
     assert averaged.network.weight.flatten().tolist() == pytest.approx([1.1] * 4)
     assert not averaged.network.weight.requires_grad
     assert WeightAverage(network, 0.0).network is network
+
+
+def test_an_average_takes_nothing_in_of_a_step_that_was_not_made():
+    network = nn.Linear(2, 2)
+    averaged = WeightAverage(network, 0.9)
+    averaged.update(torch.tensor(True))
+    before = averaged.network.weight.clone()
+    nn.init.constant_(network.weight, 2.0)
+    averaged.update(torch.tensor(False))
+    assert torch.equal(averaged.network.weight, before)
+
+
+def test_gradients_of_passes_add_up():
+    toy = nn.Linear(3, 3)
+    optimizer = optimizer_of(toy, nn.Identity())
+    for factor in (1.0, 2.0):
+        assert backward(factor * toy.weight.sum(), SCALER)
+    assert torch.equal(toy.weight.grad, torch.full((3, 3), 3.0))
+    assert update(optimizer, SCALER, max_grad_norm=0.0)
 
 
 def test_the_gradient_norm_is_clipped_and_zero_means_never():
@@ -153,8 +186,7 @@ def test_the_gradient_norm_is_clipped_and_zero_means_never():
         nn.init.ones_(toy.weight)
         nn.init.ones_(toy.bias)
         optimizer = optimizer_of(toy, nn.Identity())
-        update(sum(p.square().sum() for p in toy.parameters()), optimizer, SCALER,
-               max_grad_norm=bound)  # fmt: skip
+        learn(sum(p.square().sum() for p in toy.parameters()), optimizer, max_grad_norm=bound)
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in toy.parameters()))
         assert norm == pytest.approx(expected, rel=1e-4)
 
@@ -165,7 +197,7 @@ def test_a_loss_scaler_halves_its_scale_after_an_overflow():
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     before = toy.weight.detach().clone()
     loss = toy.weight.square().sum() * float("inf")
-    assert not update(loss, optimizer, scaler, max_grad_norm=1.0)
+    assert not learn(loss, optimizer, scaler=scaler)
     assert torch.equal(before, toy.weight) and scaler.get_scale() == 512.0
 
 

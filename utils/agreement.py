@@ -80,12 +80,14 @@ def missing_processes(process: Process) -> str:
     """Which processes have not come as far as this one, for a message; "" if nobody knows."""
     if process.store is None:
         return ""
-    process.store.set_timeout(timedelta(seconds=5))
     reports = {}
     for rank in range(process.world_size):
+        key = f"reached/{rank}"
         try:
-            words = process.store.get(f"reached/{rank}").decode()
-        except Exception:  # never left a word, or the store is gone with its process
+            words = process.store.get(key).decode() if process.store.check([key]) else None
+        except Exception:  # the store went with the process, or the machine, that kept it
+            return "the process that keeps what others last said is gone, rank 0 as a rule"
+        if words is None:
             reports[rank] = (0, f"rank {rank} never reached the first step")
             continue
         step, moment, where = words.split(" ", 2)

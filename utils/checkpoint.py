@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, keep_last: int, best
     for name in ["last.pt"] + ["best.pt"] * best:
         with writing(folder / name):
             put_same(folder / name, path)
-    for old in _step_files(folder)[keep_last:]:
+    for old in step_files(folder)[keep_last:]:
         if old != path:
             remove(old)
     return path
@@ -139,7 +139,7 @@ def find_resume(folder: Path, resume: str) -> dict[str, Any] | None:
     Raises:
         CheckpointError: as said above, or checkpoints exist and none of them is readable.
     """
-    files = _step_files(folder)
+    files = step_files(folder)
     if resume not in ("auto", "must", "never"):
         path = Path(resume)
         return load_checkpoint(path / "checkpoints" / "last.pt" if path.is_dir() else path)
@@ -234,7 +234,7 @@ def restore(
     return state["step"], state["best"]
 
 
-def _step_files(folder: Path) -> list[Path]:
+def step_files(folder: Path) -> list[Path]:
     """The step files, newest first: by number, as step_1000000 comes before step_999999 in text."""
     numbers = {}
     for file in folder.glob("step_*.pt"):

@@ -17,6 +17,7 @@ from .advice import advice, is_silent_worker
 from .agreement import ProcessLost
 from .config import load_config, to_yaml
 from .processes import stop_process
+from .screen import lasting_output
 from .signals import Stopped
 
 EXIT_FAILED = 1  # a process, a disk or a memory failed
@@ -45,18 +46,32 @@ def training_script(
     *,
     description: str,
     default_file: str,
+    plan: Callable[..., None],
 ) -> int:
-    """The command line of a training script: its configuration goes to `train`. Returns 0."""
+    """The command line of a training script: its configuration goes to `train`. Returns 0.
+
+    `plan`: for --plan, see `planning.print_plan`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser, default_file=default_file)
     parser.add_argument("--print-config", action="store_true", help="resolved config, then exit")
     parser.add_argument("--dry-run", action="store_true", help="two steps of everything, then exit")
+    parser.add_argument(
+        "--plan", action="store_true", help="what fits on how many GPUs, then exit; opens no data"
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="of a GPU, for --plan (default: this machine's)"
+    )
     args = parser.parse_intermixed_args(arguments)
+    if args.memory is not None and not args.plan:
+        parser.error("--memory is for --plan")
     cfg = load_config(args.conf, args.overrides)
     if args.print_config:
         print(to_yaml(cfg), end="")
+    elif args.plan:
+        plan(cfg, words=["--conf", args.conf, *args.overrides], memory_gib=args.memory)
     elif args.dry_run:
         dry_run(train, cfg)
     else:
@@ -85,7 +100,8 @@ def run_script(main: Callable[[], int], user_errors: tuple[type[Exception], ...]
     Everything else keeps its traceback: it is ours to mend. No child process is left behind.
     """
     try:
-        code = _exit_code(main, user_errors)
+        with lasting_output():
+            code = _exit_code(main, user_errors)
     finally:
         _end_children()
     stop_process()  # here, where neither a local variable nor a traceback holds the module any more

@@ -16,7 +16,7 @@ from torch import Tensor
 
 VARIABLE = "MASKINGDEPTH_FAULT"
 EXIT_CODE = 17
-HANG_SECONDS = 600
+HANG = "MASKINGDEPTH_HANG"  # seconds; 600 if it is not set
 
 
 def reached(point: str, step: int | None = None) -> None:
@@ -32,7 +32,7 @@ def reached(point: str, step: int | None = None) -> None:
     elif action == "exit":
         os._exit(EXIT_CODE)
     elif action == "hang":
-        time.sleep(HANG_SECONDS)
+        time.sleep(float(os.environ.get(HANG, "600")))
 
 
 def spoiled(total: Tensor, step: int) -> Tensor:

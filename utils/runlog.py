@@ -131,21 +131,16 @@ class RunLog:
         self._to_wandb(send)
 
     def say(self, line: str, *, everywhere: bool = False) -> None:
-        """A line on the screen, above the bar if there is one; a closed screen stops nothing.
+        """A line on the screen, above the bar if there is one.
 
         `everywhere`: by processes that are not enabled too.
         """
         if not (self.enabled or everywhere):
             return
-        try:
-            if self.bar is not None:
-                self.bar.write(line)
-            else:
-                print(line, flush=True)
-        except BrokenPipeError:  # nobody reads any more, as in `python train.py | head`
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, sys.stdout.fileno())
-            os.close(silence)
+        if self.bar is not None:
+            self.bar.write(line)
+        else:
+            print(line, flush=True)
 
     def close(self) -> None:
         """End bar and wandb run."""
