@@ -1,6 +1,7 @@
 """The scripts in forks of this process: as a user runs them, without five seconds of imports each.
 
-A fork has its own signals, environment and exit code, and may kill itself.
+A fork has its own signals, environment and exit code, and may kill itself. It trains on the CPU: a
+fork of a process that has looked for a GPU can use none.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Fork:
             warnings.simplefilter("ignore")  # this process has threads, that of pytest-xdist
             self.pid = os.fork()
         if self.pid == 0:
-            self._become(main, list(words), env)
+            self._become(main, [*words, "run.device=cpu"], env)
 
     def _become(self, main, words: list[str], env: dict[str, str]) -> None:
         code = 1
