@@ -30,6 +30,7 @@ from utils.optimization import (
 )
 from utils.processes import Process, distribute, mean_count, summed
 from utils.run_progress import RunProgress
+from utils.signals import LoaderDeaths
 from utils.step_results import StepResults
 from utils.throughput import Throughput
 
@@ -50,6 +51,7 @@ class Learner:
         losses: of the last step, by name, means over its passes, on the device.
         results: whether steps were made, `StepResults`.
         speed: `Throughput`.
+        loader_deaths: `LoaderDeaths`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Learner:
         )
         self.results = StepResults()
         self.speed = Throughput(images_per_step=sum(self.samples_per_step.values()))
+        self.loader_deaths = LoaderDeaths()
         self.losses: dict[str, Tensor] = {}
         self._replaced = 0  # by this process, not counted in `progress` yet
 
@@ -102,7 +105,7 @@ class Learner:
         Labelled ones also say by how many valid pixels to divide, so that the mean over passes and
         processes is the mean over all valid pixels.
         """
-        with self.speed.waiting():
+        with self.speed.waiting(), self.loader_deaths.heard():
             fetched = [
                 {name: next(stream) for name, stream in batches.items()}
                 for _ in range(self.num_passes)

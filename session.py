@@ -90,7 +90,7 @@ class Session:
             ProcessLost: another process of the run died or hangs.
         """
         self.audit = audit
-        with self.stop:
+        with self.stop, self.learner.loader_deaths:
             try:
                 if self.learner.progress.awaits_validation:  # the run was stopped within it
                     self._validate_and_save(self.learner.first_step)

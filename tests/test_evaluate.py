@@ -178,6 +178,7 @@ def test_ledgers_of_other_lists_are_counted_apart(tmp_path):
 
 @pytest.mark.parametrize("section", ["labeled", "validation"])
 def test_training_does_not_open_test_frames(tiny, section):
+    """(row 42)"""
     result = run_script("train.py", *tiny, f"{section}.split=test", code=2)
     assert f"{section}: 2 frames are test frames" in result.stderr
     assert "evaluate.py --split test" in result.stderr
@@ -229,6 +230,7 @@ def test_a_network_without_uncertainty_is_evaluated_without(run, streets, tmp_pa
 
 
 def test_bad_usage_is_one_line(run, tmp_path, capsys):
+    """(row 9)"""
     for words, message in (
         (["--predictions", str(tmp_path)], "--predictions needs --conf"),
         (["--ckpt", str(run), "--export", "kitti-server"], "needs --ckpt and --images"),

@@ -65,6 +65,7 @@ def same_outputs(one, two, size=(48, 64)) -> bool:
 
 @pytest.mark.parametrize("bhw", [(1, 32, 96), (3, 32, 96), (2, 64, 48), (1, 16, 16), (2, 80, 208)])
 def test_onnx_computes_what_the_network_does_at_any_batch_and_size(run, exported, bhw):
+    """(row 59)"""
     image = torch.rand(bhw[0], 3, *bhw[1:])
     with torch.inference_mode():
         expected = load_network(run)(image)
@@ -92,6 +93,7 @@ def test_onnx_says_what_it_is_and_nothing_of_the_machine(run, exported):
 
 
 def test_a_graph_that_differs_fails_and_leaves_nothing(run, exported, tmp_path, capsys):
+    """(row 59)"""
     network = load_network(run)
     check_parity(exported["onnx"], network)
     otherwise = onnx.load(exported["onnx"])  # positions resampled in another, plausible way
@@ -126,6 +128,7 @@ def test_registers_other_patches_and_no_uncertainty_are_traced_as_the_network_co
 
 
 def test_safetensors_comes_back_bit_for_bit(run, exported):
+    """(row 60)"""
     file = exported["safetensors"]
     assert same_outputs(load_network(run), load_network(file))
     with safetensors.safe_open(file, framework="pt") as opened:
@@ -137,6 +140,7 @@ def test_safetensors_comes_back_bit_for_bit(run, exported):
 
 
 def test_a_hub_folder_comes_back_bit_for_bit_both_ways_offline(run, exported, monkeypatch):
+    """(row 60)"""
     monkeypatch.setattr(socket.socket, "connect", None)  # not to be called
     folder = exported["hub"]
     assert {f.name for f in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
@@ -151,6 +155,7 @@ def test_a_hub_folder_comes_back_bit_for_bit_both_ways_offline(run, exported, mo
 
 
 def test_hub_weights_that_lack_a_tensor_are_refused_both_ways(exported, tmp_path):
+    """(row 60)"""
     folder = shutil.copytree(exported["hub"], tmp_path / "hub")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     del weights["depth_head.conv1.weight"]

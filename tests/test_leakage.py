@@ -17,6 +17,7 @@ def drive_of(frame_id):
 
 
 def test_a_shared_frame_is_an_overlap_unless_frames_may_be_shared():
+    """(row 42)"""
     train, other = IDS[:31], IDS[30:60]
     for may_share in ("nothing", "scenes"):
         with pytest.raises(DataError, match=r"share 1 frames: drive_0001_sync 0000000000"):
@@ -25,6 +26,7 @@ def test_a_shared_frame_is_an_overlap_unless_frames_may_be_shared():
 
 
 def test_a_shared_drive_is_an_overlap_unless_scenes_may_be_shared():
+    """(row 42)"""
     with pytest.raises(DataError, match=r"share 1 scenes \(drives\): drive_0000_sync"):
         leakage.check_overlap(IDS[:10], IDS[10:40], drive_of, "nothing")
     leakage.check_overlap(IDS[:10], IDS[10:40], drive_of, "scenes")
@@ -37,6 +39,7 @@ def test_an_unknown_rule_of_sharing_is_refused():
 
 
 def test_frames_of_a_test_drive_are_refused_for_training(tmp_path):
+    """(row 42)"""
     kitti_tree(tmp_path)
     dataset = Kitti(tmp_path, "all")
     with pytest.raises(DataError, match=r"frames of 1 test scenes: 2011_09_26_drive_0052_sync"):
@@ -49,6 +52,7 @@ def everything(dataset):
 
 
 def test_unlabelled_frames_may_not_be_validation_frames_unless_that_is_said(tmp_path):
+    """(row 42)"""
     rgbd_tree(tmp_path, scenes={"desk": 8, "hall": 4})
     train = RgbdList(tmp_path, "train", depth_scale=1000)
     for may_share in ("nothing", "scenes"):

@@ -146,11 +146,13 @@ def test_on_a_gpu_nobody_waits_and_the_colours_are_those_of_the_cpu():
 
 
 def test_a_broken_frame_is_an_error_that_names_it():
+    """(row 36)"""
     with pytest.raises(DataError, match="frame 2 is broken"):
         batches(Frames(5, broken={2}))
 
 
 def test_a_broken_frame_is_replaced_and_counted_when_asked_always_by_the_same(capsys):
+    """(row 36)"""
     frames = Frames(5, broken={2})
     loaded = batches(frames, replacements=range(5))
     names = [name for batch in loaded for name in batch["frame_id"]]
@@ -162,6 +164,7 @@ def test_a_broken_frame_is_replaced_and_counted_when_asked_always_by_the_same(ca
 
 
 def test_a_dataset_with_many_broken_frames_is_refused_even_then():
+    """(row 36)"""
     with pytest.raises(DataError, match="2 of 5 frames are broken"):
         batches(Frames(5, broken={2, 3}), replacements=range(5))
 

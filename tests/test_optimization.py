@@ -96,6 +96,7 @@ def learn(total, optimizer, *, scaler=SCALER, max_grad_norm=1.0):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_touches_nothing(bad):
+    """(row 30)"""
     toy = Toy()
     optimizer = optimizer_of(toy, toy.encoder)
     good = sum(p.square().sum() for p in toy.parameters())
@@ -122,6 +123,7 @@ def test_a_loss_that_is_not_finite_is_noticed_though_its_gradient_is(bad):
 
 
 def test_after_a_bad_step_the_next_good_one_is_as_if_it_had_never_been():
+    """(row 30)"""
     weights = []
     for losses in ((1.0, 1.0), (1.0, float("nan"), 1.0)):
         toy = Toy()
@@ -162,6 +164,7 @@ def test_an_average_is_a_copy_at_first_and_then_follows_slowly():
 
 
 def test_an_average_takes_nothing_in_of_a_step_that_was_not_made():
+    """(row 30)"""
     network = nn.Linear(2, 2)
     averaged = WeightAverage(network, 0.9)
     averaged.update(torch.tensor(True))
@@ -192,6 +195,7 @@ def test_the_gradient_norm_is_clipped_and_zero_means_never():
 
 
 def test_a_loss_scaler_halves_its_scale_after_an_overflow():
+    """(row 32)"""
     toy = nn.Linear(3, 3)
     optimizer = optimizer_of(toy, nn.Identity())
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -85,6 +85,7 @@ def test_labelled_frames_in_an_unlabelled_list_are_counted_and_allowed(tmp_path,
     [(1000.0, "would fit as millimetres"), (25.5, "read as KITTI's value / 256")],
 )
 def test_depth_in_another_unit_is_flagged(tmp_path, capsys, units_per_metre, words):
+    """(row 39)"""
     root = street_tree(tmp_path / "kitti", units_per_metre)
     code, shown = prepare(capsys, "kitti", "--root", root)
     assert code == 1
@@ -92,6 +93,7 @@ def test_depth_in_another_unit_is_flagged(tmp_path, capsys, units_per_metre, wor
 
 
 def test_indoor_millimetres_read_as_kitti_are_flagged_and_millimetres_are_not(tmp_path, capsys):
+    """(row 39)"""
     root = rgbd_tree(tmp_path / "rgbd")
     for path in root.glob("*/sync_depth_*.png"):
         write_depth(path, np.full((24, 32), 2600, np.uint16))
@@ -104,6 +106,7 @@ def test_indoor_millimetres_read_as_kitti_are_flagged_and_millimetres_are_not(tm
 
 @pytest.mark.parametrize("kind", ["8-bit file", "8-bit values", "stretched", "inverted", "empty"])
 def test_depth_that_is_no_depth_is_flagged(tmp_path, capsys, kind):
+    """(row 39)"""
     root = street_tree(tmp_path / "kitti", size=(96, 200), drives={TRAIN: range(3)})
     metres = street_metres((96, 200))
     grey = np.rint(metres / 80 * 255)

@@ -170,6 +170,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
+    """(row 10)"""
     sentinel = tmp_path / "ran"
 
     class Payload:
@@ -184,6 +185,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
 
 
 def test_offline_and_not_cached_fails_in_seconds_with_the_remedy(tmp_path, monkeypatch):
+    """(row 56)"""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()

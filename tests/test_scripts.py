@@ -65,6 +65,7 @@ def test_the_floors_are_printed_beside_the_result(trained):
 
 
 def test_the_checkpoint_is_that_of_the_contract(trained):
+    """(row 13)"""
     state = torch.load(trained[0] / "checkpoints" / "last.pt", weights_only=True)
     assert set(state) == {"format_version", "step", "config", "network", "step_module",
                           "optimizer", "scaler", "best", "wandb_id", "versions"}  # fmt: skip
@@ -104,6 +105,7 @@ def test_evaluate_takes_other_splits_and_folders(trained, tmp_path):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(trained, tiny, tmp_path):
+    """(row 17)"""
     folder = tmp_path / "runs" / "run"
     # the same run, stopped after two of its four steps: the schedule must not know of the stop
     run_script("train.py", *tiny, "train.num_steps=4", "schedule.name=constant", "run.name=whole")
@@ -122,6 +124,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(trained, tiny, tmp_
 
 
 def test_a_moving_average_is_what_is_evaluated_saved_and_resumed(tiny, tmp_path):
+    """(row 17)"""
     average = ["train.ema_decay=0.5", "schedule.name=constant"]
     run_script("train.py", *tiny, *average, "run.name=whole")
     run_script("train.py", *tiny, *average, "train.num_steps=2")
@@ -136,6 +139,7 @@ def test_a_moving_average_is_what_is_evaluated_saved_and_resumed(tiny, tmp_path)
 
 
 def test_another_network_in_the_same_folder_is_refused(trained, tiny):
+    """(row 11)"""
     words = [*tiny, f"run.folder={trained[0].parent}", "network.decoder_channels=16"]
     result = run_script("train.py", *words, code=2)
     assert "does not fit this configuration" in result.stderr
@@ -216,6 +220,7 @@ def broken_streets(streets, tmp_path):
 def test_a_damaged_picture_stops_the_run_by_name_or_is_replaced_and_counted(
     streets, tiny, tmp_path, workers
 ):
+    """(row 36)"""
     root, picture = broken_streets(streets, tmp_path)
     words = [*tiny, f"labeled.root={root}", f"train.num_workers={workers}"]
     stopped = run_script("train.py", *words, code=2)
@@ -225,6 +230,7 @@ def test_a_damaged_picture_stops_the_run_by_name_or_is_replaced_and_counted(
 
 
 def test_a_missing_file_is_found_before_the_first_step(streets, tiny, tmp_path):
+    """(row 40)"""
     root, picture = broken_streets(streets, tmp_path)
     picture.unlink()
     result = run_script("train.py", *tiny, f"labeled.root={root}", code=2)
@@ -232,6 +238,7 @@ def test_a_missing_file_is_found_before_the_first_step(streets, tiny, tmp_path):
 
 
 def test_divergence_ends_the_run_with_exit_code_3(tiny, tmp_path):
+    """(row 31)"""
     words = [*tiny, "loss_weights.depth=1e38", "train.num_steps=30",
              "train.max_skipped_steps=2", "evaluation.every_steps=100"]  # fmt: skip
     result = run_script("train.py", *words, code=3)

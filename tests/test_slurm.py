@@ -54,7 +54,7 @@ class Job:
             (bin_ / name).chmod(0o755)
         self.process = subprocess.Popen(
             ["bash", str(SLURM), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+            text=True, start_new_session=True,
             env={
                 **os.environ, "HERE": str(folder), "PYTHON": python or str(bin_ / "python"),
                 "PATH": f"{bin_}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(HOUSE),
@@ -75,7 +75,11 @@ class Job:
 
     def end(self, timeout: float = 60) -> tuple[int, str]:
         """Exit code and what it printed since."""
-        told = self.process.communicate(timeout=timeout)[0]
+        try:
+            told = self.process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)  # what it started holds on to the pipe
+            raise
         return self.process.returncode, told
 
     @property

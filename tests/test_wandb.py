@@ -55,6 +55,7 @@ def test_an_offline_run_reads_back_as_metrics_jsonl_says(tiny, tmp_path):
 
 
 def test_a_resumed_run_keeps_its_wandb_id(tiny, tmp_path):
+    """(row 50)"""
     run_script("train.py", *tiny, "wandb.mode=offline", "train.num_steps=2")
     first = (tmp_path / "runs" / "run" / "wandb_id").read_text()
     run_script("train.py", *tiny, "wandb.mode=offline", "train.num_steps=4")
@@ -62,6 +63,7 @@ def test_a_resumed_run_keeps_its_wandb_id(tiny, tmp_path):
 
 
 def test_without_wandb_training_runs_and_says_so(tiny, tmp_path):
+    """(row 47)"""
     absent = tmp_path / "absent"
     absent.mkdir()
     (absent / "wandb.py").write_text("raise ImportError('no wandb here')\n")
@@ -71,6 +73,7 @@ def test_without_wandb_training_runs_and_says_so(tiny, tmp_path):
 
 
 def test_a_server_that_cannot_be_reached_turns_the_run_offline(tiny, tmp_path):
+    """(row 48)"""
     result = run_script(
         "train.py", *tiny, "wandb.mode=online", "train.num_steps=2",
         WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40, WANDB_INIT_TIMEOUT="5",
@@ -80,6 +83,7 @@ def test_a_server_that_cannot_be_reached_turns_the_run_offline(tiny, tmp_path):
 
 
 def test_a_wandb_that_breaks_while_logging_is_left_out(tiny, tmp_path):
+    """(row 49)"""
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "wandb.py").write_text(

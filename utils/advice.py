@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .agreement import ProcessLost
+from .processes import ProcessLost
 
 WORKER = "a loader process"
 KILLED = (

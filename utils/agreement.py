@@ -16,11 +16,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from .processes import Process
-
-
-class ProcessLost(RuntimeError):
-    """Another process of this run died or no longer answers. Says which, where and since when."""
+from .processes import Process, ProcessLost
 
 
 class Agreement:

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from dotmap import DotMap
 
 from .advice import advice, is_silent_worker
-from .agreement import ProcessLost
 from .config import load_config, to_yaml
-from .processes import stop_process
+from .processes import ProcessLost, stop_process
 from .screen import lasting_output
 from .signals import Stopped
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -24,6 +25,10 @@ class DeviceError(ValueError):
 
 class DisagreementError(ValueError):
     """Processes that should train on the same frames do not."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process of this run died or no longer answers. Says which, where and since when."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,48 @@ _stores: list[distributed.Store] = []  # that of the group, which torch itself d
 
 def _join_group(*, use_cuda: bool, timeout_s: float) -> None:
     store, rank, world_size = next(distributed.rendezvous("env://"))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = _of_this_start(store, rank, world_size, timeout_s)
     _stores[:] = [store]
     extra_s = NCCL_EXTRA_SECONDS if use_cuda else 0
     distributed.init_process_group(
         "nccl" if use_cuda else "gloo", store=store, rank=rank, world_size=world_size,
         timeout=timedelta(seconds=timeout_s + extra_s),
     )  # fmt: skip
+
+
+def _of_this_start(
+    store: distributed.Store, rank: int, world_size: int, timeout_s: float
+) -> distributed.Store:
+    """`store` under a key of its own for these processes, as they were started this time.
+
+    torchrun keeps its store when it starts processes again (pytorch issue 135712): who reads there
+    where a dead one could be reached waits for it in vain. Its count of restarts is no such key, as
+    every machine counts for itself. So rank 0 thinks of one and hands it to each process that shows
+    a word which only a process of now can know.
+    """
+    word, end = os.urandom(8).hex(), time.monotonic() + timeout_s
+    unknown = set(range(1, world_size)) if rank == 0 else set()
+    key = word if rank == 0 else ""
+    if rank:
+        store.set(f"hello/{rank}", word)
+    while unknown or not key:
+        if time.monotonic() > end:
+            raise ProcessLost(
+                f"rank {rank} waited {timeout_s:g} s for {sorted(unknown) or 'rank 0'} to start"
+            )
+        for other in tuple(unknown):
+            if store.check([f"hello/{other}"]):
+                store.set(f"welcome/{other}", f"{store.get(f'hello/{other}').decode()} {word}")
+            if store.check([f"joined/{other}"]) and store.get(f"joined/{other}").decode() == word:
+                unknown.remove(other)
+        if rank and store.check([f"welcome/{rank}"]):
+            hello, given = store.get(f"welcome/{rank}").decode().split()
+            key = given if hello == word else ""
+        time.sleep(0.02)
+    if rank:
+        store.set(f"joined/{rank}", key)
+    return distributed.PrefixStore(key, store)
 
 
 def stop_process() -> None:

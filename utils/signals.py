@@ -5,10 +5,12 @@ A signal only leaves a note; the run reads it when a step is finished, saves, an
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 ASKING = (
@@ -63,3 +65,45 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.signal, self._since = number, now
+
+
+class LoaderDeaths:
+    """That a loader process died is heard only where a batch is awaited, while inside `with`.
+
+    PyTorch's handler of SIGCHLD raises wherever the main thread happens to be, in the middle of the
+    optimiser's step for one, and then nothing whole is left to save.
+    """
+
+    def __init__(self):
+        self._before: object = None
+        self._noted = self._listening = False
+
+    def __enter__(self) -> LoaderDeaths:
+        with contextlib.suppress(ValueError):  # not the main thread
+            self._before = signal.signal(signal.SIGCHLD, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGCHLD, self._before)
+            self._before = None
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Around the fetch of a batch; raises what PyTorch's handler raises."""
+        self._listening = True
+        try:
+            self._tell()
+            yield
+        finally:
+            self._listening = False
+
+    def _note(self, _: int, __: FrameType | None) -> None:
+        self._noted = True
+        if self._listening:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._noted and callable(self._before):
+            self._noted = False
+            self._before(signal.SIGCHLD, None)
