@@ -149,7 +149,17 @@ def training_batches(
         worker_init_fn=start_worker,
         timeout=timeout_s if num_workers else 0,
     )
-    return on_device(iter(loader), device)  # its processes start now
+    return on_device(_told_of_deaths(iter(loader)), device)  # its processes start now
+
+
+def _told_of_deaths(batches: Iterator[dict]) -> Iterator[dict]:
+    """The same; a process that dies while it hands a batch over is an error of the loader's kind."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if "in DataLoader worker process" in str(error):  # its own trouble: it is alive
+            raise
+        raise RuntimeError(f"DataLoader worker was gone amid a batch: {error!r}") from error
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:

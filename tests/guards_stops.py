@@ -11,6 +11,7 @@ NO_PROGRESS = f"{READING}test_a_checkpoint_of_an_earlier_version_has_no_progress
 LACKS = f"{RESUME}test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_it_lacks"
 OTHERS = f"{RESUME}test_with_other_processes_or_batches_no_sample_is_left_out_or_comes_twice"
 COUNTS_ON = f"{RESUME}test_a_run_that_goes_on_with_other_batches_counts_its_samples_on"
+READ = "test_reliability.py::test_every_checkpoint_of_a_run_is_read_without_trust"
 VALIDATION = f"{RESUME}test_a_stop_within_a_validation_leaves_no_line_of_it_and_makes_it_first"
 TWO = f"{RESUME}test_two_processes_that_are_stopped_and_killed_go_on_bit_for_bit"
 CTRL_C = f"{RESUME}test_a_second_ctrl_c_ends_at_once_and_the_first_saves"
@@ -99,11 +100,9 @@ GONE_ON_FROM = [
 SIGNALS = [
     Row(
         21, "SIGTERM in a step", "the step is finished and saved, exit code 143; nothing is lost",
-        [STOPPED],
+        [STOPPED, READ],
         [
-            Guard(
-                "utils/signals.py", "    signal.SIGTERM,\n", "", f"{STOPPED}[0-train.py]"
-            ),
+            Guard("utils/signals.py", "    signal.SIGTERM,\n", "", f"{READ}[train.py]"),
             Guard(
                 "utils/command_line.py", "EXIT_STOPPED = 143", "EXIT_STOPPED = 0",
                 f"{STOPPED}[0-train.py]",
@@ -130,10 +129,8 @@ SIGNALS = [
         "all processes save at the same step and end; none is left behind",
         [TO_TORCHRUN, MACHINES],
         [
-            Guard(
-                "utils/signals.py", "SAME_CTRL_C_SECONDS = 1.0", "SAME_CTRL_C_SECONDS = 0.0", test
-            )
-            for test in (TO_TORCHRUN,)
+            Guard("utils/signals.py", "    signal.SIGUSR1,\n", "",
+                  f"{TO_TORCHRUN}[train.py-numbers0]"),
         ],
     ),
     Row(
@@ -141,7 +138,7 @@ SIGNALS = [
         [TO_ONE, TWO],
         [
             Guard(
-                "utils/agreement.py", "distributed.ReduceOp.MAX", "distributed.ReduceOp.MIN", TWO
+                "utils/agreement.py", "distributed.ReduceOp.MAX", "distributed.ReduceOp.MIN", TO_ONE
             ),
             Guard(
                 "utils/agreement.py", "        return answer\n", "        return answer or asked\n",
@@ -168,7 +165,6 @@ GROUPS = [
         [
             Guard("streams.py", "first_sample=samples[name]", "first_sample=0",
                   f"{DIES}[train.py]"),
-            Guard("session.py", "self._save_in_emergency(error)", "pass", TWO),
         ],
     ),
     Row(

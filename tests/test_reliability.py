@@ -81,7 +81,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tiny, tmp_path, monkeypa
 
 @pytest.mark.parametrize("script", ["train.py", "consistency_train.py"])
 def test_every_checkpoint_of_a_run_is_read_without_trust(script, tiny, streets, tmp_path):
-    """Row 13: of a scaler, an average, a predictor; due, best, last, and at a stop."""
+    """Rows 13 and 21: of a scaler, an average, a predictor; due, best, last, and at a stop."""
     words = [*tiny, f"unlabeled.root={streets}", "train.precision=fp16", "train.ema_decay=0.5",
              "labeled.num_frames=2", "unlabeled.batch_size=2", "save.keep_last=9"]  # fmt: skip
     if script == "consistency_train.py":
