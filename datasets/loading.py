@@ -153,7 +153,7 @@ def training_batches(
 
 
 def _told_of_deaths(batches: Iterator[dict]) -> Iterator[dict]:
-    """The same; a process that dies while it hands a batch over is an error of the loader's kind."""
+    """The same; a process that dies amid handing a batch over is an error of the loader's."""
     try:
         yield from batches
     except (ConnectionError, EOFError, FileNotFoundError) as error:

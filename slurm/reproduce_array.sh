@@ -44,6 +44,9 @@ while kill -0 "$table" 2>/dev/null; do # a signal ends `wait` before the table h
     wait "$table"
     code=$?
 done
+wait "$table" # it may have ended between the two, and its code is still to be had
+last=$?
+[ "$last" -eq 127 ] || code=$last
 
 if [ "$out_of_time" = yes ] && [ "$code" -eq 143 ]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"

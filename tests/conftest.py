@@ -16,6 +16,17 @@ from datasets.synthetic_tree import SyntheticSettings, write_tree
 torch.set_num_threads(1)
 
 HOUSE = Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    """Where there is a GPU too, tests are about the CPU; `pytest -m gpu -n 1` runs those about it.
+
+    A process that has used a GPU, or has computed a gradient where there is one, can no longer fork.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 TINY = [  # a network and a run so small that a subprocess needs little more than its imports
     "network.encoder=vit_tiny_patch16_224",
     "network.image_size=[32, 96]",
