@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .encoder import NetworkError, ViTEncoder
 
-PROBE_SECONDS = 5
+PROBE_SECONDS = 4
 # what a ViT file holds that a dense encoder without prefix tokens has no use for
 NOT_NEEDED = re.compile(
     r"(cls_token|reg_token|dist_token|mask_token|norm\.|fc_norm\.|head|pre_logits)"
