@@ -21,7 +21,7 @@ HOUSE = Path(__file__).parent.parent
 def pytest_configure(config):
     """Where there is a GPU too, tests are about the CPU; `pytest -m gpu -n 1` runs those about it.
 
-    A process that has used a GPU, or has computed a gradient where there is one, can no longer fork.
+    A process that has used one, or has computed a gradient where there is one, can no longer fork.
     """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -5,9 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets import names as names_module
 from datasets.frame import DataError
+from datasets.images import ImageFolder
 from datasets.name_lists import read_names, repeated
 from datasets.names import STRIDE, ListedNames, encoded
 from datasets.sorting import in_order, sorted_names, sorted_parts, sorted_places, sorted_sha256
@@ -194,3 +196,12 @@ def test_the_lists_of_a_run_folder_are_written_as_they_come_whole_or_not_at_all(
         write_run_folder(tmp_path, **about, splits={"labeled": names(), "validation": names()})
     lists = {path.name: path.read_text("utf-8") for path in (tmp_path / "splits").glob("*.txt")}
     assert lists == {"unlabeled.txt": "".join(f"{n}\n" for n in expected), "labeled.txt": "b\n"}
+
+
+def test_a_name_that_looks_like_a_comment_reads_back_from_a_runs_own_list(tmp_path):
+    for name in ("#a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    names = ImageFolder(str(tmp_path), "all").frame_ids
+    write_run_folder(tmp_path / "run", config_yaml="", environment={}, splits={"labeled": names})
+    again = ImageFolder(str(tmp_path), str(tmp_path / "run" / "splits" / "labeled.txt"))
+    assert list(again.frame_ids) == list(names) == ["#a.png", "b.png"]

@@ -13,7 +13,9 @@ import torch
 from forked import run_forked
 from guards import HOUSE, ROWS, filled
 
+from losses import supervised_losses
 from utils.checkpoint import KEYS, load_checkpoint
+from utils.processes import Process, mean_count
 
 TESTS = HOUSE / "tests"
 GUARDS = [guard for row in ROWS for guard in row.guards]
@@ -94,3 +96,17 @@ def test_every_checkpoint_of_a_run_is_read_without_trust(script, tiny, streets, 
     for file in files:
         assert set(torch.load(file, weights_only=True)) == set(KEYS)
         assert load_checkpoint(file)["scaler"]["scale"] > 0
+
+
+def test_losses_of_no_valid_pixel_are_exactly_nothing():
+    """Row 34: not one in all passes, of which the mean divides by their number."""
+    process = Process(rank=0, world_size=1, device=torch.device("cpu"))
+    pred = torch.rand(2, 2, 1, 3, 4, requires_grad=True)
+    truth = {"target": torch.zeros(2, 1, 3, 4), "valid_mask": torch.zeros(2, 1, 3, 4) > 0}
+    for depth_loss in ("l1", "silog", "berhu"):
+        losses = supervised_losses(
+            depth=pred[0], log_uncertainty=pred[1], depth_loss=depth_loss, tolerated_error=0.3,
+            num_valid=mean_count(truth["valid_mask"].sum(), process, num_passes=2), **truth,
+        )  # fmt: skip
+        (gradient,) = torch.autograd.grad(sum(losses.values()), pred)
+        assert losses["depth"] == losses["uncertainty"] == 0 and not gradient.any(), depth_loss

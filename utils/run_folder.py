@@ -32,7 +32,8 @@ def write_run_folder(
         path = folder / "splits" / f"{name}.txt"
         part = path.with_suffix(".part")
         with open(part, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{frame_id}\n" for frame_id in frame_ids)
+            # a list's reader takes a line that begins with # for a comment
+            file.writelines(f"{'./' * id_.startswith('#')}{id_}\n" for id_ in frame_ids)
         part.replace(path)
 
 
