@@ -96,7 +96,7 @@ class Session:
                     self._validate_and_save(self.learner.first_step)
                 yield
                 self.agreement.any_asked_now(False)
-                if self.process.is_main:
+                if self.process.is_main and self.best is not None:
                     self.log.say(self.monitor.summary(self.best))
             except (Stopped, Diverged):
                 raise

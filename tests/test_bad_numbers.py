@@ -149,6 +149,9 @@ def test_a_validation_that_is_not_finite_is_never_the_best(words, tmp_path, monk
     assert best["step"] == 4 and best["best"]["abs_rel"] == 0.1
     kept = {torch.load(f, weights_only=True)["step"] for f in folder.glob("step_*.pt")}
     assert kept == {2, 4}  # the best ones and the last
+    monkeypatch.setattr("monitoring.Monitor.scores", scripted([math.nan] * 4))
+    run_forked("train.py", *words, "evaluation.every_steps=1", "run.name=never")
+    assert not (tmp_path / "runs" / "never" / "checkpoints" / "best.pt").exists()
 
 
 def scripted(values):
