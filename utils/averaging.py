@@ -36,6 +36,9 @@ class WeightAverage:
         averages, weights = list(self.average.parameters()), list(self.trained.parameters())
         if self.num_updates == 0:
             torch._foreach_copy_(averages, weights)
+        elif finite.device.type == "cpu":  # known at once
+            if finite:
+                torch._foreach_lerp_(averages, weights, 1 - self.decay)
         else:
             change = torch._foreach_sub(weights, averages)
             torch._foreach_mul_(change, (1 - self.decay) * finite)
