@@ -46,7 +46,7 @@ FINITE = [
                 "None, torch.zeros_like(norm)", f"{NOT_FINITE}[train.py]",
             ),
             Guard(
-                "utils/averaging.py", "(1 - self.decay) * finite", "1 - self.decay",
+                "utils/averaging.py", "            if finite:\n", "            if True:\n",
                 f"{NOT_FINITE}[consistency_train.py]",
             ),
         ],

@@ -165,8 +165,8 @@ GROUPS = [
         [
             Guard("streams.py", "first_sample=samples[name]", "first_sample=0",
                   f"{DIES}[train.py]"),
-            Guard("utils/processes.py", '_USE_AGENT_STORE") == "True":', '_USE_AGENT_STORE") == "":',
-                  f"{DIES}[train.py]"),
+            Guard("utils/processes.py", '_USE_AGENT_STORE") == "True":',
+                  '_USE_AGENT_STORE") == "":', f"{DIES}[train.py]"),
         ],
     ),
     Row(

@@ -168,7 +168,8 @@ OUTSIDE = [
             Guard("utils/run_lock.py", "fcntl.lockf(descriptor,",
                   "fcntl.flock(descriptor,", FORKED),
             Guard("utils/run_lock.py", "if (os.getpid(), file) in _held:", "if False:", TWICE),
-            Guard("utils/run_lock.py", "if error.errno not in TAKEN:", "if False:", SECOND)
+            Guard("utils/run_lock.py", "time.monotonic() + patience_s, False",
+                  "time.monotonic(), False", SECOND),
         ],
     ),
     Row(
