@@ -88,7 +88,15 @@ class Learner:
         self.speed = Throughput(images_per_step=sum(self.samples_per_step.values()))
         self.loader_deaths = LoaderDeaths()
         self.losses: dict[str, Tensor] = {}
+        trained_values = (p for p in step_module.parameters() if p.requires_grad)
+        self._anchor = min(trained_values, key=torch.Tensor.numel)
         self._replaced = 0  # by this process, not counted in `progress` yet
+
+    @property
+    def samples_differ(self) -> bool:
+        """Whether a step had other numbers of images before, by processes, batches or passes."""
+        before = {name: self.first_step * count for name, count in self.samples_per_step.items()}
+        return any(self.progress.samples[name] != before[name] for name in before)
 
     def accelerated(self, step_module: nn.Module) -> nn.Module:
         """What to call for a forward pass: compiled, sparing memory, distributed, as asked for."""
@@ -143,7 +151,8 @@ class Learner:
             faults.reached("backward", step + 1)
             report(self.process, step + 1)
         total = faults.spoiled(total, step + 1)
-        self._own_finite.append(backward(total / self.num_passes, self.scaler))
+        total_of_pass = total / self.num_passes
+        self._own_finite.append(backward(total_of_pass, self.scaler, anchor=self._anchor))
         for views in batch.values():
             self._frame_ids += views["frame_id"]
             self._replaced += int(views["replaced"].sum())

@@ -72,6 +72,11 @@ class Session:
         self.monitor = Monitor(
             cfg, network=learner.averaged.network, streams=streams, process=process, log=self.log
         )
+        if learner.samples_differ:
+            self.log.say(
+                "a step had other numbers of images before: no sample is left out or comes twice, "
+                "but the result is not that of a run left alone"
+            )
         frames = ", ".join(f"{len(indices)} {name}" for name, (_, indices) in streams.items())
         self.log.say(f"frames: {frames}; run folder {self.folder}")
         if learner.network.encoder.load_report is not None:

@@ -180,6 +180,7 @@ class TimedStep:
                 ],
                 **ADAM,
             )
+        self.anchor = min(step.parameters(), key=torch.Tensor.numel)
         self.scaler = _MarkingScaler(self.device.type, self._mark)
         self.count_parameters = sum(p.numel() for p in step.parameters())
 
@@ -192,7 +193,7 @@ class TimedStep:
         self._mark()
         if self.is_ours:
             self.optimizer.zero_grad(set_to_none=True)
-            backward(total, self.scaler)
+            backward(total, self.scaler, anchor=self.anchor)
             update(self.optimizer, self.scaler, max_grad_norm=MAX_GRAD_NORM)
         else:
             self.optimizer.zero_grad(set_to_none=True)

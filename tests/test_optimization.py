@@ -90,7 +90,7 @@ def test_the_schedule_warms_up_and_ends_where_it_says():
 def learn(total, optimizer, *, scaler=SCALER, max_grad_norm=1.0):
     """One step; whether it was made."""
     optimizer.zero_grad(set_to_none=True)
-    backward(total, scaler)
+    backward(total, scaler, anchor=optimizer.param_groups[0]["params"][0])
     return update(optimizer, scaler, max_grad_norm=max_grad_norm)
 
 
@@ -117,9 +117,18 @@ def test_a_loss_that_is_not_finite_is_noticed_though_its_gradient_is(bad):
     toy = nn.Linear(3, 3)
     before = toy.weight.detach().clone()
     optimizer = optimizer_of(toy, nn.Identity())
-    assert not backward(toy.weight.sum() + bad, SCALER)
+    assert not backward(toy.weight.sum() + bad, SCALER, anchor=toy.bias)
     assert not update(optimizer, SCALER, max_grad_norm=0.0)
     assert torch.equal(before, toy.weight)
+
+
+def test_a_loss_that_is_not_finite_behind_a_mask_is_noticed_too():
+    """Row 30: nothing of its gradient comes through the mask."""
+    toy = nn.Linear(3, 3)
+    masked = torch.where(torch.zeros(3, 3, dtype=torch.bool), toy.weight, torch.nan)
+    optimizer = optimizer_of(toy, nn.Identity())
+    assert not backward(masked.sum(), SCALER, anchor=toy.bias)
+    assert not update(optimizer, SCALER, max_grad_norm=0.0)
 
 
 def test_after_a_bad_step_the_next_good_one_is_as_if_it_had_never_been():
@@ -178,7 +187,7 @@ def test_gradients_of_passes_add_up():
     toy = nn.Linear(3, 3)
     optimizer = optimizer_of(toy, nn.Identity())
     for factor in (1.0, 2.0):
-        assert backward(factor * toy.weight.sum(), SCALER)
+        assert backward(factor * toy.weight.sum(), SCALER, anchor=toy.bias)
     assert torch.equal(toy.weight.grad, torch.full((3, 3), 3.0))
     assert update(optimizer, SCALER, max_grad_norm=0.0)
 

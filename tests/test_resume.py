@@ -66,6 +66,7 @@ def check_goes_on(script: str, words: list[str], folder: Path, faults: dict[str,
     for fault, code in faults.items():
         ended = run_forked(script, *words, code=code, MASKINGDEPTH_FAULT=fault)
         assert "Traceback" not in ended.stderr
+        assert ("steps are saved" in ended.stderr) == (code == 143)
     run_forked(script, *words)
     check_same_run(folder / "whole", folder / "run")
 
@@ -96,7 +97,7 @@ def test_two_processes_that_are_stopped_and_killed_go_on_bit_for_bit(words, tmp_
     # asked in step 2: all know behind step 3, which the next of all answers is on its way with
     stopped = run_forked_ranks("consistency_train.py", *words, MASKINGDEPTH_FAULT="term@step:2:1")
     assert [ended.code for ended in stopped] == [143, 143]
-    assert all("3 steps are saved" in ended.stderr for ended in stopped)
+    assert all("stopped as asked: 3 steps are saved" in ended.stderr for ended in stopped)
     killed = run_forked_ranks(
         "consistency_train.py", *words, "run.timeout_s=20", MASKINGDEPTH_FAULT="exit@backward:5:1"
     )
@@ -140,6 +141,7 @@ def test_a_run_that_goes_on_with_other_batches_counts_its_samples_on(words, tmp_
     changed = ["train.accumulation=3", "labeled.batch_size=1", "train.num_steps=4"]
     told = run_forked("train.py", *words, *changed).stdout
     assert "labeled.batch_size 2 -> 1" in told and "going on after step 2" in told
+    assert "a step had other numbers of images before" in told
     state = torch.load(tmp_path / "runs" / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert state["progress"]["samples"] == {"labeled": 2 * 2 + 2 * 3}
 

@@ -38,7 +38,7 @@ def catch_up(folder: Path, state: dict[str, Any]) -> list[Path]:
             continue
         with writing(file):
             put_same(file, source)
-        print(f"{file}: is now that of step {state['step']}; its writer was killed", flush=True)
+        print(f"{file} was missing, damaged or older: now that of step {state['step']}", flush=True)
         replaced.append(file)
     return replaced
 

@@ -79,8 +79,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-def backward(total: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
-    """Add the gradient of `total`; NaN in all of it if `total` is not finite.
+def backward(total: Tensor, scaler: torch.amp.GradScaler, *, anchor: Tensor) -> Tensor:
+    """Add the gradient of `total`; NaN, in `anchor`'s at least, if `total` is not finite.
 
     Gradients are averaged over processes: spoiling them tells all that this loss is not finite,
     and nobody waits for the device to see it.
@@ -88,13 +88,15 @@ def backward(total: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
     Args:
         total: scalar loss.
         scaler: loss scaler for fp16; a disabled one otherwise.
+        anchor: a trained parameter. What is not finite may be behind a mask that lets no gradient
+            through; this one has always a gradient.
 
     Returns:
         Whether `total` is finite: a scalar bool tensor on the device.
     """
     finite = torch.isfinite(total.detach())
     spoiled = torch.where(finite, 1.0, torch.nan)
-    scaler.scale(total).backward(gradient=spoiled.to(total.dtype))
+    scaler.scale(total + 0 * anchor.sum()).backward(gradient=spoiled.to(total.dtype))
     return finite
 
 
