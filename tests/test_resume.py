@@ -1,6 +1,5 @@
 """A run that was stopped, killed or broken off goes on bit for bit as if nothing had happened."""
 
-import json
 import os
 import signal
 import time
@@ -10,12 +9,10 @@ import pytest
 import torch
 from conftest import TINY
 from forked import Fork, run_forked, run_forked_ranks
-from PIL import Image
 
+from benchmarks.endurance import differences, lines_of
 from datasets.order import SampleOrder
 from utils.seeding import seeded
-
-CLOCKS = ("images_per_s", "data_wait_fraction", "peak_memory_gib", "eta_s")
 
 
 @pytest.fixture
@@ -30,34 +27,10 @@ def words(tmp_path, streets):
     ]  # fmt: skip
 
 
-def same(one, other) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def lines_of(folder: Path) -> list[dict]:
-    """metrics.jsonl without what clocks say."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
-
-
 def check_same_run(one: Path, other: Path) -> None:
     """Weights, average, optimiser, best, counts, metrics and pictures, to the bit."""
-    for name in ("last.pt", "best.pt"):
-        states = [torch.load(f / "checkpoints" / name, weights_only=True) for f in (one, other)]
-        for key in ("step", "network", "step_module", "optimizer", "scaler", "best", "progress"):
-            assert same(states[0][key], states[1][key]), (name, key)
-    assert lines_of(one) == lines_of(other)
-    pictures = [sorted(p.name for p in (f / "samples").iterdir()) for f in (one, other)]
-    assert pictures[0] == pictures[1] and pictures[0]
-    for name in pictures[0]:
-        with Image.open(one / "samples" / name) as a, Image.open(other / "samples" / name) as b:
-            assert a.tobytes() == b.tobytes(), name
+    assert differences(one, other) == []
+    assert list((one / "samples").iterdir())
 
 
 def check_goes_on(script: str, words: list[str], folder: Path, faults: dict[str, int]) -> None:
